@@ -1,9 +1,32 @@
 package dataflow
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"maps"
 	"net/http"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
+
+	"cloud.google.com/go/auth"
+	"cloud.google.com/go/auth/credentials"
+	"cloud.google.com/go/auth/httptransport"
+	v1b3 "google.golang.org/api/dataflow/v1b3"
+	"google.golang.org/api/googleapi"
+	"google.golang.org/api/option"
+)
+
+const (
+	scope          = "https://www.googleapis.com/auth/cloud-platform"
+	defaultTimeout = time.Minute
+
+	// Of a list: a name has one job an attempt, so that this many mean that something else is wrong.
+	listPageSize = 100
+	maxListPages = 20
 )
 
 // Options configure New. The zero value is Google's API with the credentials of the environment.
@@ -12,7 +35,7 @@ type Options struct {
 	// an https host under googleapis.com no credentials are sent.
 	Endpoint string
 	// HTTPClient makes the calls, with whatever authentication it has. Nil: one with the environment's credentials, or
-	// none, as Endpoint says. It is not changed; its CheckRedirect is not used, as no call follows a redirect.
+	// none, as Endpoint says. Its Transport and Jar are used, its CheckRedirect and Timeout are not.
 	HTTPClient *http.Client
 	// UserAgent is put before the API client's own; empty: nothing is.
 	UserAgent string
@@ -21,100 +44,288 @@ type Options struct {
 }
 
 // Client calls the API. It is safe for concurrent use. No method retries, and none follows a redirect.
-type Client struct{}
-
-// New makes a client. It contacts nothing, but fails when it needs credentials and finds none.
-func New(ctx context.Context, o Options) (*Client, error) { panic("unimplemented") }
-
-// JobType is a job's type in the API's own words.
-type JobType string
-
-// The types. Other strings are possible; the type of a job that waits for its launch may be unknown.
-const (
-	TypeUnknown   JobType = "JOB_TYPE_UNKNOWN"
-	TypeBatch     JobType = "JOB_TYPE_BATCH"
-	TypeStreaming JobType = "JOB_TYPE_STREAMING"
-)
-
-// Job is what the API says of a job. Zero times were not told.
-type Job struct {
-	ID              string            `json:"id"`
-	Name            string            `json:"name"`
-	Project         string            `json:"project"`
-	Location        string            `json:"location"`
-	Type            JobType           `json:"type,omitempty"`
-	State           State             `json:"state"`
-	StateTime       time.Time         `json:"stateTime,omitzero"` // when it entered State
-	CreateTime      time.Time         `json:"createTime,omitzero"`
-	StartTime       time.Time         `json:"startTime,omitzero"`
-	RequestedState  State             `json:"requestedState,omitempty"` // empty: none
-	Labels          map[string]string `json:"labels,omitempty"`         // from Get only
-	ReplaceJobID    string            `json:"replaceJobId,omitempty"`   // the job that this one replaced
-	ReplacedByJobID string            `json:"replacedByJobId,omitempty"`
+type Client struct {
+	api     *v1b3.Service
+	timeout time.Duration
 }
 
-// Observed is the job's state, for Newer.
-func (j Job) Observed() Observed { return Observed{JobID: j.ID, State: j.State, StateTime: j.StateTime} }
+// New makes a client. It calls no API, but fails when it needs credentials and finds none.
+func New(ctx context.Context, o Options) (*Client, error) {
+	google, err := isGoogle(o.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	client := &http.Client{
+		// A redirect that is followed turns one write into two, or into a read.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	base := guard{network()}
+	switch {
+	case o.HTTPClient != nil:
+		client.Jar = o.HTTPClient.Jar
+		if o.HTTPClient.Transport != nil {
+			base = guard{o.HTTPClient.Transport}
+		}
+		client.Transport = base
+	case google:
+		if client.Transport, err = authenticated(base); err != nil {
+			return nil, fmt.Errorf("dataflow: find Google credentials: %w (run gcloud auth application-default login, "+
+				"or set DATAFLOW_ENDPOINT to a local emulator)", err)
+		}
+	default:
+		client.Transport = base
+	}
+	options := []option.ClientOption{option.WithHTTPClient(client)}
+	if o.Endpoint != "" {
+		options = append(options, option.WithEndpoint(strings.TrimSuffix(o.Endpoint, "/")+"/"))
+	}
+	api, err := v1b3.NewService(ctx, options...)
+	if err != nil {
+		return nil, fmt.Errorf("dataflow: make the API client for %q: %w", o.Endpoint, err)
+	}
+	api.UserAgent = o.UserAgent
+	return &Client{api: api, timeout: cmp.Or(o.Timeout, defaultTimeout)}, nil
+}
+
+// isGoogle reports whether the endpoint is Google's, so that it may see credentials.
+func isGoogle(endpoint string) (bool, error) {
+	if endpoint == "" {
+		return true, nil
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		return false, fmt.Errorf("dataflow: endpoint %q is no base URL of the form http://host:port: check DATAFLOW_ENDPOINT", endpoint)
+	}
+	host := strings.ToLower(u.Hostname())
+	return u.Scheme == "https" && strings.HasSuffix(host, ".googleapis.com"), nil
+}
+
+func network() http.RoundTripper {
+	t, ok := http.DefaultTransport.(*http.Transport)
+	if !ok {
+		return http.DefaultTransport
+	}
+	t = t.Clone()
+	t.MaxIdleConnsPerHost = 16 // one host is all there is
+	return t
+}
+
+// authenticated puts the environment's credentials above base.
+func authenticated(base http.RoundTripper) (http.RoundTripper, error) {
+	client, err := httptransport.NewClient(&httptransport.Options{
+		BaseRoundTripper: base,
+		DetectOpts:       &credentials.DetectOptions{Scopes: []string{scope}},
+		DisableTelemetry: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return client.Transport, nil
+}
+
+// call makes one call of the API under e's description, and completes e when it fails.
+func (c *Client) call(ctx context.Context, e Error, write bool, do func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	var d departure
+	err := do(context.WithValue(ctx, departureKey{}, &d))
+	if err == nil {
+		return nil
+	}
+	e.cause = err
+	var refused *googleapi.Error
+	var token *auth.Error
+	switch {
+	case errors.As(err, &refused):
+		a := readAnswer(refused.Code, refused.Header, []byte(refused.Body), time.Now())
+		e.Kind, e.Code, e.Status, e.Reason, e.Message = a.kind(e.Op, write), a.code, a.status, a.reason, a.message
+		e.Violations, e.RetryAfter = a.violations, a.retryAfter
+	case !d.given.Load() && errors.As(err, &token) && token.Response != nil && !token.Temporary() && token.Response.StatusCode < 500:
+		e.Kind, e.Message = KindPermission, clip(err.Error())
+	case write && d.left():
+		e.Kind, e.Message = KindUnanswered, clip(err.Error())
+	default:
+		e.Kind, e.Message = KindTransient, clip(err.Error())
+	}
+	e.Hint = e.hint()
+	return &e
+}
+
+// place checks what becomes part of a request's path.
+func (e *Error) place() error {
+	bad := checkPlace(e.Project, e.Location)
+	if e.Op == "find" {
+		if !validJobName(e.Name) {
+			bad = append(bad, Violation{"name", fmt.Sprintf("%q is no job name", clip(e.Name))})
+		}
+	} else if !jobIDRule.MatchString(e.JobID) {
+		bad = append(bad, Violation{"jobId", fmt.Sprintf("%q is no job ID", clip(e.JobID))})
+	}
+	if len(bad) > 0 {
+		return e.refuse(bad)
+	}
+	return nil
+}
 
 // Launch writes once. Its outcomes:
 //   - a job and no error: this call made the job;
-//   - a job and ErrAlreadyExists: the API answered with a job that existed before. Its labels are not known: Get them;
+//   - a job and ErrAlreadyExists: the API answered with a job that existed before. Get tells its labels;
 //   - no job and ErrAlreadyExists: the API refused, as a job of that name is active, without saying which;
 //   - KindUnanswered: the job may exist, or come to exist;
 //   - any other error: this call made no job.
-func (c *Client) Launch(ctx context.Context, l Launch) (Job, error) { panic("unimplemented") }
+func (c *Client) Launch(ctx context.Context, l Launch) (Job, error) {
+	e := Error{Op: "launch", Project: l.Project, Location: l.Location, Name: l.JobName}
+	var made *v1b3.Job
+	var header http.Header
+	var do func(context.Context) error
+	if l.Classic {
+		body, err := l.classic()
+		if err != nil {
+			return Job{}, err
+		}
+		do = func(ctx context.Context) error {
+			res, err := c.api.Projects.Locations.Templates.Launch(l.Project, l.Location, body).GcsPath(l.Template).Context(ctx).Do()
+			if err == nil {
+				made, header = res.Job, res.Header
+			}
+			return err
+		}
+	} else {
+		body, err := l.flex()
+		if err != nil {
+			return Job{}, err
+		}
+		do = func(ctx context.Context) error {
+			res, err := c.api.Projects.Locations.FlexTemplates.Launch(l.Project, l.Location, body).Context(ctx).Do()
+			if err == nil {
+				made, header = res.Job, res.Header
+			}
+			return err
+		}
+	}
+	sent := time.Now()
+	if err := c.call(ctx, e, true, do); err != nil {
+		return Job{}, err
+	}
+	if made == nil || made.Id == "" || (made.Name != "" && made.Name != l.JobName) {
+		e.Kind, e.Message = KindUnanswered, "the answer names no job, or another one"
+		e.Hint = e.hint()
+		return Job{}, &e
+	}
+	job := jobOf(made, l.Project, l.Location)
+	job.Name = l.JobName
+	if existed(job, l.Labels, header, time.Since(sent)) {
+		e.Kind, e.JobID, e.Message = KindAlreadyExists, "", "the API answered with job "+clip(job.ID)+", which existed before"
+		e.Hint = e.hint()
+		return job, &e
+	}
+	return job, nil
+}
+
+// existed reports whether a launch that took so long was answered with a job that it did not make. The times compared
+// are both Google's; the slack is for its clocks' differences, and whole seconds in the header.
+func existed(j Job, labels map[string]string, header http.Header, took time.Duration) bool {
+	const slack = 5 * time.Second
+	if len(j.Labels) > 0 {
+		for k, v := range labels {
+			if j.Labels[k] != v {
+				return true
+			}
+		}
+	}
+	answered, err := http.ParseTime(header.Get("Date"))
+	return err == nil && !j.CreateTime.IsZero() && j.CreateTime.Before(answered.Add(-took-slack))
+}
+
+// Fields of a job that are asked for: a job of a large pipeline has megabytes of others.
+const jobFields = "id,name,type,currentState,currentStateTime,createTime,startTime,requestedState,replaceJobId,replacedByJobId"
 
 // Find lists the jobs of exactly that name, active and terminal, newest first. They have no labels. The list may lag
-// behind: that a job is not in it proves nothing. A list too long to read is an error, not a part of it.
+// behind: that a job is not in it proves nothing. A list that is not complete is an error.
 func (c *Client) Find(ctx context.Context, project, location, name string) ([]Job, error) {
-	panic("unimplemented")
+	e := Error{Op: "find", Project: project, Location: location, Name: name}
+	if err := e.place(); err != nil {
+		return nil, err
+	}
+	found := make(map[string]Job)
+	token := ""
+	for range maxListPages {
+		var page *v1b3.ListJobsResponse
+		err := c.call(ctx, e, false, func(ctx context.Context) (err error) {
+			page, err = c.api.Projects.Locations.Jobs.List(project, location).Name(name).Filter("ALL").
+				PageSize(listPageSize).PageToken(token).
+				Fields("nextPageToken,failedLocation,jobs(" + jobFields + ")").Context(ctx).Do()
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(page.FailedLocation) > 0 {
+			e.Kind, e.Message = KindTransient, "the API could not ask the location for its jobs"
+			return nil, &e
+		}
+		for _, j := range page.Jobs {
+			// A job can be on two pages when one is made between them.
+			if j != nil && j.Name == name {
+				found[j.Id] = jobOf(j, project, location)
+			}
+		}
+		if token = page.NextPageToken; token == "" {
+			return slices.SortedFunc(maps.Values(found), func(a, b Job) int {
+				return cmp.Or(b.CreateTime.Compare(a.CreateTime), strings.Compare(b.ID, a.ID))
+			}), nil
+		}
+	}
+	e.Kind, e.Message = KindTransient, fmt.Sprintf("the list does not end within %d pages", maxListPages)
+	return nil, &e
 }
 
 // Get reads one job, with its labels.
 func (c *Client) Get(ctx context.Context, project, location, jobID string) (Job, error) {
-	panic("unimplemented")
+	e := Error{Op: "get", Project: project, Location: location, JobID: jobID}
+	if err := e.place(); err != nil {
+		return Job{}, err
+	}
+	var j *v1b3.Job
+	err := c.call(ctx, e, false, func(ctx context.Context) (err error) {
+		j, err = c.api.Projects.Locations.Jobs.Get(project, location, jobID).Fields(jobFields + ",labels").Context(ctx).Do()
+		return err
+	})
+	if err != nil {
+		return Job{}, err
+	}
+	if j.Id != jobID {
+		e.Kind, e.Message = KindTransient, fmt.Sprintf("the answer is about %q", clip(j.Id))
+		return Job{}, &e
+	}
+	return jobOf(j, project, location), nil
 }
 
 // Cancel asks for the job's cancellation; it is over when the job's state says so. With force, Dataflow does not wait for
 // the workers; it is meant for a job whose plain cancel does not come to an end. KindTerminated: the job was over
 // already. KindNotReady: ask again in some seconds. Asking twice does no harm.
 func (c *Client) Cancel(ctx context.Context, project, location, jobID string, force bool) error {
-	panic("unimplemented")
+	change := &v1b3.Job{RequestedState: string(StateCancelled)}
+	if force {
+		change.Labels = map[string]string{"force_cancel_job": "true"}
+	}
+	return c.request(ctx, "cancel", project, location, jobID, change)
 }
 
 // Drain asks a running streaming job to finish what it has read and stop. Of a batch job, and of one that is not
-// running, it is KindInvalid.
+// running, it is KindInvalid; of one that is over, KindTerminated.
 func (c *Client) Drain(ctx context.Context, project, location, jobID string) error {
-	panic("unimplemented")
+	return c.request(ctx, "drain", project, location, jobID, &v1b3.Job{RequestedState: string(StateDrained)})
 }
 
-// Metrics are a job's user counters and distributions, summed over its steps.
-//
-// A name is the counter's own where all its entries share one namespace, else namespace/name for each. Committed values
-// are preferred; a job that has none of a counter (every streaming job) gives its tentative one.
-type Metrics struct {
-	Time          time.Time               `json:"time,omitzero"` // as of when
-	Counters      map[string]int64        `json:"counters,omitempty"`
-	Distributions map[string]Distribution `json:"distributions,omitempty"`
-	// Truncated says that the job has more than are kept: the first 1,000 by name are.
-	Truncated bool `json:"truncated,omitempty"`
-}
-
-// Distribution is what a user distribution saw.
-type Distribution struct {
-	Count int64 `json:"count"`
-	Sum   int64 `json:"sum"`
-	Min   int64 `json:"min"`
-	Max   int64 `json:"max"`
-}
-
-// Metrics reads the job's user metrics.
-func (c *Client) Metrics(ctx context.Context, project, location, jobID string) (Metrics, error) {
-	panic("unimplemented")
-}
-
-// FirstError is the text of the job's earliest error message, cut to 4 KiB, and empty when there is none. It reads a
-// bounded number of messages.
-func (c *Client) FirstError(ctx context.Context, project, location, jobID string) (string, error) {
-	panic("unimplemented")
+// request asks for a state. It sets no update mask: with a requested state the API refuses one.
+func (c *Client) request(ctx context.Context, op, project, location, jobID string, change *v1b3.Job) error {
+	e := Error{Op: op, Project: project, Location: location, JobID: jobID}
+	if err := e.place(); err != nil {
+		return err
+	}
+	return c.call(ctx, e, true, func(ctx context.Context) error {
+		_, err := c.api.Projects.Locations.Jobs.Update(project, location, jobID, change).Fields("id").Context(ctx).Do()
+		return err
+	})
 }
