@@ -41,6 +41,7 @@ type Event struct {
 	Subject string // CloudEvents subject; empty when there is none. For storage events always objects/NAME, from the data
 
 	Time       time.Time         // when it happened, in UTC; zero when the event does not say
+	DataSchema string            // CloudEvents dataschema; empty when there is none
 	Extensions map[string]string // extension attributes in their canonical string form; nil when there are none
 
 	Storage   *Storage        // set for KindStorage only
