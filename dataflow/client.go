@@ -29,6 +29,8 @@ const (
 	maxListPages = 20
 )
 
+var errNull = errors.New("the answer is null")
+
 // Options configure New. The zero value is Google's API with the credentials of the environment.
 type Options struct {
 	// Endpoint is the base URL of the API, as http://127.0.0.1:8080. Empty: Google's. To an endpoint that is not
@@ -123,14 +125,18 @@ func authenticated(base http.RoundTripper) (http.RoundTripper, error) {
 	return client.Transport, nil
 }
 
-// call makes one call of the API under e's description, and completes e when it fails.
-func (c *Client) call(ctx context.Context, e Error, write bool, do func(ctx context.Context) error) error {
+// call makes one call of the API under e's description, and completes e when it fails. The result is not nil without
+// an error.
+func call[T any](ctx context.Context, c *Client, e Error, write bool, do func(ctx context.Context) (*T, error)) (*T, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var d departure
-	err := do(context.WithValue(ctx, departureKey{}, &d))
+	result, err := do(context.WithValue(ctx, departureKey{}, &d))
 	if err == nil {
-		return nil
+		if result != nil {
+			return result, nil
+		}
+		err = errNull // what the API client makes of the JSON null
 	}
 	e.cause = err
 	var refused *googleapi.Error
@@ -148,7 +154,7 @@ func (c *Client) call(ctx context.Context, e Error, write bool, do func(ctx cont
 		e.Kind, e.Message = KindTransient, clip(err.Error())
 	}
 	e.Hint = e.hint()
-	return &e
+	return nil, &e
 }
 
 // place checks what becomes part of a request's path.
@@ -177,35 +183,31 @@ func (c *Client) Launch(ctx context.Context, l Launch) (Job, error) {
 	e := Error{Op: "launch", Project: l.Project, Location: l.Location, Name: l.JobName}
 	var made *v1b3.Job
 	var header http.Header
-	var do func(context.Context) error
+	sent := time.Now()
 	if l.Classic {
 		body, err := l.classic()
 		if err != nil {
 			return Job{}, err
 		}
-		do = func(ctx context.Context) error {
-			res, err := c.api.Projects.Locations.Templates.Launch(l.Project, l.Location, body).GcsPath(l.Template).Context(ctx).Do()
-			if err == nil {
-				made, header = res.Job, res.Header
-			}
-			return err
+		res, err := call(ctx, c, e, true, func(ctx context.Context) (*v1b3.LaunchTemplateResponse, error) {
+			return c.api.Projects.Locations.Templates.Launch(l.Project, l.Location, body).GcsPath(l.Template).Context(ctx).Do()
+		})
+		if err != nil {
+			return Job{}, err
 		}
+		made, header = res.Job, res.Header
 	} else {
 		body, err := l.flex()
 		if err != nil {
 			return Job{}, err
 		}
-		do = func(ctx context.Context) error {
-			res, err := c.api.Projects.Locations.FlexTemplates.Launch(l.Project, l.Location, body).Context(ctx).Do()
-			if err == nil {
-				made, header = res.Job, res.Header
-			}
-			return err
+		res, err := call(ctx, c, e, true, func(ctx context.Context) (*v1b3.LaunchFlexTemplateResponse, error) {
+			return c.api.Projects.Locations.FlexTemplates.Launch(l.Project, l.Location, body).Context(ctx).Do()
+		})
+		if err != nil {
+			return Job{}, err
 		}
-	}
-	sent := time.Now()
-	if err := c.call(ctx, e, true, do); err != nil {
-		return Job{}, err
+		made, header = res.Job, res.Header
 	}
 	if made == nil || made.Id == "" || (made.Name != "" && made.Name != l.JobName) {
 		e.Kind, e.Message = KindUnanswered, "the answer names no job, or another one"
@@ -250,12 +252,10 @@ func (c *Client) Find(ctx context.Context, project, location, name string) ([]Jo
 	found := make(map[string]Job)
 	token := ""
 	for range maxListPages {
-		var page *v1b3.ListJobsResponse
-		err := c.call(ctx, e, false, func(ctx context.Context) (err error) {
-			page, err = c.api.Projects.Locations.Jobs.List(project, location).Name(name).Filter("ALL").
+		page, err := call(ctx, c, e, false, func(ctx context.Context) (*v1b3.ListJobsResponse, error) {
+			return c.api.Projects.Locations.Jobs.List(project, location).Name(name).Filter("ALL").
 				PageSize(listPageSize).PageToken(token).
 				Fields("nextPageToken,failedLocation,jobs(" + jobFields + ")").Context(ctx).Do()
-			return err
 		})
 		if err != nil {
 			return nil, err
@@ -286,10 +286,8 @@ func (c *Client) Get(ctx context.Context, project, location, jobID string) (Job,
 	if err := e.place(); err != nil {
 		return Job{}, err
 	}
-	var j *v1b3.Job
-	err := c.call(ctx, e, false, func(ctx context.Context) (err error) {
-		j, err = c.api.Projects.Locations.Jobs.Get(project, location, jobID).Fields(jobFields + ",labels").Context(ctx).Do()
-		return err
+	j, err := call(ctx, c, e, false, func(ctx context.Context) (*v1b3.Job, error) {
+		return c.api.Projects.Locations.Jobs.Get(project, location, jobID).Fields(jobFields + ",labels").Context(ctx).Do()
 	})
 	if err != nil {
 		return Job{}, err
@@ -324,8 +322,8 @@ func (c *Client) request(ctx context.Context, op, project, location, jobID strin
 	if err := e.place(); err != nil {
 		return err
 	}
-	return c.call(ctx, e, true, func(ctx context.Context) error {
-		_, err := c.api.Projects.Locations.Jobs.Update(project, location, jobID, change).Fields("id").Context(ctx).Do()
-		return err
+	_, err := call(ctx, c, e, true, func(ctx context.Context) (*v1b3.Job, error) {
+		return c.api.Projects.Locations.Jobs.Update(project, location, jobID, change).Fields("id").Context(ctx).Do()
 	})
+	return err
 }

@@ -50,10 +50,8 @@ func (c *Client) Metrics(ctx context.Context, project, location, jobID string) (
 	if err := e.place(); err != nil {
 		return Metrics{}, err
 	}
-	var m *v1b3.JobMetrics
-	err := c.call(ctx, e, false, func(ctx context.Context) (err error) {
-		m, err = c.api.Projects.Locations.Jobs.GetMetrics(project, location, jobID).Context(ctx).Do()
-		return err
+	m, err := call(ctx, c, e, false, func(ctx context.Context) (*v1b3.JobMetrics, error) {
+		return c.api.Projects.Locations.Jobs.GetMetrics(project, location, jobID).Context(ctx).Do()
 	})
 	if err != nil {
 		return Metrics{}, err
@@ -150,11 +148,9 @@ func (c *Client) FirstError(ctx context.Context, project, location, jobID string
 	var first *v1b3.JobMessage
 	token := ""
 	for range maxMessagePages {
-		var page *v1b3.ListJobMessagesResponse
-		err := c.call(ctx, e, false, func(ctx context.Context) (err error) {
-			page, err = c.api.Projects.Locations.Jobs.Messages.List(project, location, jobID).MinimumImportance(importance).
+		page, err := call(ctx, c, e, false, func(ctx context.Context) (*v1b3.ListJobMessagesResponse, error) {
+			return c.api.Projects.Locations.Jobs.Messages.List(project, location, jobID).MinimumImportance(importance).
 				PageSize(messagePageSize).PageToken(token).Fields("nextPageToken,jobMessages").Context(ctx).Do()
-			return err
 		})
 		if err != nil {
 			return "", err

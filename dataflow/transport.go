@@ -38,13 +38,19 @@ type guard struct{ base http.RoundTripper }
 
 func (g guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	if late(ctx, time.Now()) {
+	err := ctx.Err()
+	if err == nil && late(ctx, time.Now()) {
+		err = errTooLate
+	}
+	if err != nil {
 		if req.Body != nil {
 			_ = req.Body.Close()
 		}
-		return nil, errTooLate
+		return nil, err
 	}
 	if d, ok := ctx.Value(departureKey{}).(*departure); ok {
+		_, traced := g.base.(*http.Transport)
+		d.traced.Store(traced)
 		d.given.Store(true)
 		wrote := func() { d.wrote.Store(true) }
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
