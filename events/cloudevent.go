@@ -146,23 +146,28 @@ func decodeBinary(header http.Header, body []byte) (*Event, error) {
 
 // decodeHeaderValue undoes the quoting and percent-encoding of a ce- header, as section 3.1.3.2 of the HTTP binding asks
 // receivers to and the SDK does not. What names the event must be encoded properly: were a stray % taken as it is, two
-// ids could become one. In the rest it may be an object name from a sender that does not encode: there it stays.
+// ids could become one. The rest may be an object name from a sender that does not encode, and no file is lost over it:
+// what does not decode stays as it came.
 func decodeHeaderValue(name, raw string) (string, error) {
 	required := name == "id" || name == "source" || name == "type" || name == "specversion"
 	v := strings.Trim(raw, " \t")
 	if len(v) >= 2 && v[0] == '"' && v[len(v)-1] == '"' {
 		v = unquote(v[1 : len(v)-1])
 	}
+	encoded := true
 	if strings.IndexByte(v, '%') >= 0 {
-		var ok bool
-		if v, ok = percentDecode(v); !ok && required {
-			return "", malformed("ce-"+name, "%s has a %% that begins no percent-encoded byte; encode it as %%25", quote(raw))
-		}
+		v, encoded = percentDecode(v)
 	}
-	if !utf8.ValidString(v) {
-		return "", malformed("ce-"+clip(name), "%s does not decode to UTF-8", quote(raw))
+	switch valid := utf8.ValidString(v); {
+	case valid && encoded:
+		return v, nil
+	case !required:
+		return strings.ToValidUTF8(raw, "\ufffd"), nil
+	case !valid:
+		return "", malformed("ce-"+name, "%s does not decode to UTF-8", quote(raw))
+	default:
+		return "", malformed("ce-"+name, "%s has a %% that begins no percent-encoded byte; encode it as %%25", quote(raw))
 	}
-	return v, nil
 }
 
 func unquote(s string) string {
@@ -222,7 +227,8 @@ func decodeStructured(body []byte) (*Event, error) {
 	attrs := attributes{values: make(map[string]string, len(top.members))}
 	var data []byte
 	packed := "" // data or data_base64
-	for name, raw := range top.members {
+	for _, m := range top.members {
+		name, raw := string(m.name), m.value
 		if isNull(raw) {
 			continue // the JSON format says: an attribute that is null is not set
 		}
@@ -236,9 +242,9 @@ func decodeStructured(body []byte) (*Event, error) {
 			if packed != "" {
 				return nil, malformed("data_base64", "the event has data and data_base64; send one")
 			}
-			text, err := jsonString(name, raw)
-			if err != nil {
-				return nil, err
+			text, notString := jsonString(raw)
+			if notString != nil {
+				return nil, notString.in(name)
 			}
 			if data, err = base64.StdEncoding.DecodeString(text); err != nil {
 				return nil, malformed(name, "the data is not base64: %s", quote(err.Error()))
@@ -277,14 +283,18 @@ var coreAttributes = map[string]bool{
 }
 
 // attributeValue turns an attribute's JSON value into its canonical string: extensions may be strings, booleans and integers.
-func attributeValue(name string, raw json.RawMessage) (string, error) {
+func attributeValue(name string, raw []byte) (string, error) {
 	field := name
 	if len(field) > 40 {
 		field = clip(field)
 	}
 	switch c := raw[0]; {
 	case c == '"':
-		return jsonString(field, raw)
+		value, err := jsonString(raw)
+		if err != nil {
+			return "", err.in(field)
+		}
+		return value, nil
 	case coreAttributes[name]:
 		return "", malformed(field, "the attribute is %s, not a string", kindOfJSON(raw))
 	case c == 't', c == 'f':
@@ -327,9 +337,9 @@ func decodeCloudEvent(attrs *attributes, r *http.Request, data []byte) (*Event, 
 			return nil, malformed(attrs.prefix+name, "%s is not a URI reference", quote(attrs.values[name]))
 		}
 	}
-	when, err := parseTime(attrs.prefix+"time", attrs.values["time"])
-	if err != nil {
-		return nil, err
+	when, timeErr := parseTime(attrs.values["time"])
+	if timeErr != nil {
+		return nil, timeErr.in(attrs.prefix + "time")
 	}
 	if data != nil {
 		if err := checkJSONType(attrs); err != nil {
@@ -344,15 +354,16 @@ func decodeCloudEvent(attrs *attributes, r *http.Request, data []byte) (*Event, 
 		Kind: KindGeneric, Type: attrs.values["type"], Source: attrs.values["source"], ID: attrs.values["id"],
 		Subject: attrs.values["subject"], Time: when, DataSchema: attrs.values["dataschema"],
 	}
+	taken := ce.Extensions()
 	for name, value := range attrs.values {
 		if coreAttributes[name] {
 			continue
 		}
-		if _, ok := ce.Extensions()[name]; !ok {
+		if _, ok := taken[name]; !ok {
 			return nil, malformed(attrs.prefix+name, "the CloudEvents SDK does not take the attribute")
 		}
 		if e.Extensions == nil {
-			e.Extensions = make(map[string]string, len(ce.Extensions()))
+			e.Extensions = make(map[string]string, len(taken))
 		}
 		e.Extensions[name] = value
 	}
@@ -444,16 +455,16 @@ func (e *Event) decodeData(data []byte) error {
 }
 
 // parseTime reads an RFC 3339 time. It refuses what cannot be written again: a year outside 0000 to 9999 once in UTC.
-func parseTime(field, s string) (time.Time, error) {
+func parseTime(s string) (time.Time, *Error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
 	t, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil {
-		return time.Time{}, malformed(field, "%s is not an RFC 3339 time", quote(s))
+		return time.Time{}, malformed("", "%s is not an RFC 3339 time", quote(s))
 	}
 	if t = t.UTC(); t.Year() < 0 || t.Year() > 9999 {
-		return time.Time{}, malformed(field, "%s is outside the years 0000 to 9999 in UTC", quote(s))
+		return time.Time{}, malformed("", "%s is outside the years 0000 to 9999 in UTC", quote(s))
 	}
 	return t, nil
 }

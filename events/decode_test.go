@@ -199,6 +199,24 @@ func TestGenericEvent(t *testing.T) {
 	}
 }
 
+// Nobody knows that every sender encodes the subject: an object name in it must not cost the event.
+func TestSubjectThatDoesNotDecodeIsNoReasonToRefuseAFile(t *testing.T) {
+	for _, subject := range []string{"objects/100%.csv", "objects/%FF.csv", "objects/\xff.csv", "objects/other.csv", "objects/tab\t.csv"} {
+		header := http.Header{
+			"Ce-Specversion": {"1.0"}, "Ce-Type": {events.TypeStorageFinalized}, "Ce-Source": {"//storage.googleapis.com/projects/_/buckets/b"}, "Ce-Id": {"1"},
+			"Ce-Subject": {subject}, "Ce-Bucket": {"b"},
+		}
+		e, err := events.DecodeBytes(header, []byte(`{"bucket":"b","name":"%FF.csv","generation":1}`), "")
+		if err != nil {
+			t.Errorf("%q: %v", subject, err)
+			continue
+		}
+		if e.Subject != "objects/%FF.csv" || e.Identity() != "finalized:b/%FF.csv#1" {
+			t.Errorf("%q: subject %q, identity %q; want them from the data", subject, e.Subject, e.Identity())
+		}
+	}
+}
+
 // The HTTP binding (3.1.3.2) has receivers undo quotes and percent-encoding, once.
 func TestHeadersArePercentDecodedOnce(t *testing.T) {
 	header := http.Header{

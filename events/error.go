@@ -65,6 +65,12 @@ func unsupported(field, format string, args ...any) *Error {
 	return &Error{Class: Unsupported, Field: field, Reason: fmt.Sprintf(format, args...)}
 }
 
+// in says that the field at fault is inside of path.
+func (e *Error) in(path string) *Error {
+	e.Field = join(path, e.Field)
+	return e
+}
+
 // quote shows outside text in a message: ASCII, one line, and short, whatever it holds.
 func quote(s string) string {
 	const most = 80

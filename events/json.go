@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,8 +32,7 @@ func checkJSON(field string, data []byte) error {
 	}
 	w := walker{data: data}
 	if err := w.value(0); err != nil {
-		err.Field = join(field, err.Field)
-		return err
+		return err.in(field)
 	}
 	return nil
 }
@@ -76,53 +76,58 @@ func (w *walker) object(depth int) *Error {
 	if depth > maxDepth {
 		return malformed("", "the JSON is nested more than %d deep", maxDepth)
 	}
-	w.pos++
-	var few [16]string // most objects are small: no map for them
+	var few [32][]byte // most objects are small: no map for them
 	names := few[:0]
 	var many map[string]struct{}
-	for {
-		w.space()
-		switch w.data[w.pos] {
-		case '}':
-			w.pos++
-			return nil
-		case ',':
-			w.pos++
-			continue
-		}
-		raw, err := w.str()
-		if err != nil {
+	for w.pos++; ; {
+		raw, err := w.member()
+		if raw == nil || err != nil {
 			return err
 		}
-		name := memberName(raw)
-		again := false
-		if many == nil {
+		name, again := memberName(raw), false
+		switch {
+		case many != nil:
+			_, again = many[string(name)]
+			many[string(name)] = struct{}{}
+		case len(names) < cap(few[:]):
+			again = slices.ContainsFunc(names, func(n []byte) bool { return bytes.Equal(n, name) })
+			names = append(names, name)
+		default:
+			many = make(map[string]struct{}, 4*len(names))
 			for _, n := range names {
-				again = again || n == name
+				many[string(n)] = struct{}{}
 			}
-			if len(names) < cap(names) {
-				names = append(names, name)
-			} else {
-				many = make(map[string]struct{}, 2*len(names))
-				for _, n := range names {
-					many[n] = struct{}{}
-				}
-				many[name] = struct{}{}
-			}
-		} else {
-			_, again = many[name]
-			many[name] = struct{}{}
+			_, again = many[string(name)]
+			many[string(name)] = struct{}{}
 		}
 		if again {
-			return malformed(clip(name), "the member is there more than once")
+			return malformed(clip(string(name)), "the member is there more than once")
 		}
-		w.space()
-		w.pos++ // the colon
 		if err := w.value(depth); err != nil {
-			err.Field = join(clip(name), err.Field)
-			return err
+			return err.in(clip(string(name)))
 		}
 	}
+}
+
+// member walks to the value of an object's next member and returns its name with quotes; nil at the object's end.
+func (w *walker) member() ([]byte, *Error) {
+	w.space()
+	if w.data[w.pos] == ',' {
+		w.pos++
+		w.space()
+	}
+	if w.data[w.pos] == '}' {
+		w.pos++
+		return nil, nil
+	}
+	raw, err := w.str()
+	if err != nil {
+		return nil, err
+	}
+	w.space()
+	w.pos++ // the colon
+	w.space()
+	return raw, nil
 }
 
 func (w *walker) array(depth int) *Error {
@@ -177,15 +182,15 @@ func hexUnit(b []byte) int {
 	return unhex(b[0])<<12 | unhex(b[1])<<8 | unhex(b[2])<<4 | unhex(b[3])
 }
 
-func memberName(raw []byte) string {
+func memberName(raw []byte) []byte {
 	if bytes.IndexByte(raw, '\\') < 0 {
-		return string(raw[1 : len(raw)-1])
+		return raw[1 : len(raw)-1]
 	}
 	var name string
 	if err := json.Unmarshal(raw, &name); err != nil {
-		return string(raw)
+		return raw
 	}
-	return name
+	return []byte(name)
 }
 
 func join(path, name string) string {
@@ -204,9 +209,11 @@ func join(path, name string) string {
 // The first error sticks; reads after it return zeros.
 type object struct {
 	path    string
-	members map[string]json.RawMessage
+	members []member
 	err     error
 }
+
+type member struct{ name, value []byte }
 
 // readObject checks data and reads it as an object.
 func readObject(path string, data []byte) (*object, error) {
@@ -224,11 +231,22 @@ func newObject(path string, data []byte) (*object, error) {
 	if data = bytes.TrimSpace(data); data[0] != '{' {
 		return nil, malformed(path, "the %s is %s; it must be a JSON object", where(path), kindOfJSON(data))
 	}
-	o := &object{path: path}
-	if err := json.Unmarshal(data, &o.members); err != nil {
-		return nil, malformed(path, "not JSON: %s", quote(err.Error()))
+	o := &object{path: path, members: make([]member, 0, 24)}
+	w := walker{data: data}
+	for w.pos++; ; {
+		raw, err := w.member()
+		if err != nil {
+			return nil, err
+		}
+		if raw == nil {
+			return o, nil
+		}
+		start := w.pos
+		if err := w.value(0); err != nil {
+			return nil, err
+		}
+		o.members = append(o.members, member{memberName(raw), data[start:w.pos]})
 	}
-	return o, nil
 }
 
 func where(path string) string {
@@ -249,34 +267,32 @@ func (o *object) fail(err error) {
 }
 
 // raw returns the member of that camelCase name, or of the same name in snake_case; nil when absent or null.
-func (o *object) raw(name string) json.RawMessage {
-	a := o.members[name]
-	if isNull(a) {
-		a = nil
+func (o *object) raw(name string) []byte {
+	var camel, snake []byte
+	for _, m := range o.members {
+		switch {
+		case isNull(m.value):
+		case string(m.name) == name:
+			camel = m.value
+		case isSnakeCase(m.name, name):
+			snake = m.value
+		}
 	}
-	snake := snakeCase(name)
-	if snake == name {
-		return a
+	if camel == nil {
+		return snake
 	}
-	b := o.members[snake]
-	if isNull(b) {
-		return a
+	if snake != nil && !sameValue(camel, snake) {
+		o.fail(malformed(o.field(name), "the field is %s, and %s in snake_case; they must agree", quote(string(camel)), quote(string(snake))))
 	}
-	if a != nil && !sameValue(a, b) {
-		o.fail(malformed(o.field(name), "%s is %s and %s is %s; they must agree", name, quote(string(a)), snake, quote(string(b))))
-	}
-	if a != nil {
-		return a
-	}
-	return b
+	return camel
 }
 
 // sameValue compares two members: scalars as what they say, so that 5 is "5", others by their text.
-func sameValue(a, b json.RawMessage) bool {
+func sameValue(a, b []byte) bool {
 	return bytes.Equal(a, b) || scalar(a) != "" && scalar(a) == scalar(b)
 }
 
-func scalar(raw json.RawMessage) string {
+func scalar(raw []byte) string {
 	switch raw[0] {
 	case '"':
 		s := ""
@@ -288,22 +304,27 @@ func scalar(raw json.RawMessage) string {
 	return string(raw)
 }
 
-func snakeCase(name string) string {
-	for i := range len(name) {
-		if c := name[i]; 'A' <= c && c <= 'Z' {
-			b := make([]byte, 0, len(name)+4)
-			for j := range len(name) {
-				c := name[j]
-				if 'A' <= c && c <= 'Z' {
-					b = append(b, '_', c+'a'-'A')
-					continue
-				}
-				b = append(b, c)
-			}
-			return string(b)
-		}
+// isSnakeCase reports whether snake is the snake_case form of a camelCase name: content_type of contentType.
+func isSnakeCase(snake []byte, camel string) bool {
+	if len(snake) <= len(camel) {
+		return false
 	}
-	return name
+	i := 0
+	for j := range len(camel) {
+		c := camel[j]
+		if 'A' <= c && c <= 'Z' {
+			if i >= len(snake) || snake[i] != '_' {
+				return false
+			}
+			i++
+			c += 'a' - 'A'
+		}
+		if i >= len(snake) || snake[i] != c {
+			return false
+		}
+		i++
+	}
+	return i == len(snake)
 }
 
 func (o *object) str(name string) string {
@@ -311,9 +332,9 @@ func (o *object) str(name string) string {
 	if raw == nil {
 		return ""
 	}
-	s, err := jsonString(o.field(name), raw)
+	s, err := jsonString(raw)
 	if err != nil {
-		o.fail(err)
+		o.fail(err.in(o.field(name)))
 	}
 	return s
 }
@@ -352,9 +373,9 @@ func (o *object) integer(name string) int64 {
 }
 
 func (o *object) timestamp(name string) time.Time {
-	t, err := parseTime(o.field(name), o.str(name))
+	t, err := parseTime(o.str(name))
 	if err != nil {
-		o.fail(err)
+		o.fail(err.in(o.field(name)))
 	}
 	return t
 }
@@ -384,10 +405,11 @@ func (o *object) stringMap(name string) map[string]string {
 		return nil
 	}
 	m := make(map[string]string, len(sub.members))
-	for k, raw := range sub.members {
-		s, err := jsonString(join(sub.path, clip(k)), raw)
+	for _, member := range sub.members {
+		k := string(member.name)
+		s, err := jsonString(member.value)
 		if err != nil {
-			o.fail(err)
+			o.fail(err.in(join(sub.path, clip(k))))
 			return nil
 		}
 		m[k] = s
@@ -427,22 +449,22 @@ func (o *object) object(name string) *object {
 	return sub
 }
 
-func jsonString(field string, raw json.RawMessage) (string, error) {
+func jsonString(raw []byte) (string, *Error) {
 	if len(raw) == 0 || raw[0] != '"' {
-		return "", malformed(field, "the field is %s, not a string", kindOfJSON(raw))
+		return "", malformed("", "the value is %s, not a string", kindOfJSON(raw))
 	}
 	if bytes.IndexByte(raw, '\\') < 0 {
 		return string(raw[1 : len(raw)-1]), nil
 	}
 	var s string
 	if err := json.Unmarshal(raw, &s); err != nil {
-		return "", malformed(field, "not a JSON string: %s", quote(err.Error()))
+		return "", malformed("", "not a JSON string: %s", quote(err.Error()))
 	}
 	return s, nil
 }
 
 // parseInt reads a whole number of 64 bits, quoted or not, exactly: no float comes between.
-func parseInt(raw json.RawMessage) (int64, error) {
+func parseInt(raw []byte) (int64, error) {
 	if len(raw) >= 2 && raw[0] == '"' {
 		raw = raw[1 : len(raw)-1]
 	}

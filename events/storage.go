@@ -111,9 +111,9 @@ func (e *Event) setNotification(p *PubSub, message string) error {
 	}
 	when := p.PublishTime
 	if a["eventTime"] != "" {
-		var err error
-		if when, err = parseTime(attribute("eventTime"), a["eventTime"]); err != nil {
-			return err
+		var err *Error
+		if when, err = parseTime(a["eventTime"]); err != nil {
+			return err.in(attribute("eventTime"))
 		}
 	}
 	e.Type, e.Time, e.PubSub = eventType, when, nil
