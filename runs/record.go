@@ -1,0 +1,223 @@
+package runs
+
+import (
+	"time"
+
+	"github.com/penstock/penstock/pipeline"
+)
+
+// RecordVersion is the version of the inputs and results below. A reader refuses
+// what is newer than it knows; fields are only ever added within a version.
+const RecordVersion = 1
+
+// Temporal workflow types. A streaming type is a type of its own because a
+// versioning behaviour belongs to a type: what lives for months must move to new
+// workers, what ends within hours may stay on its own.
+const (
+	TypeRun          = "Run"
+	TypeStreamingRun = "StreamingRun"
+	TypeJob          = "DataflowJob"
+	TypeStreamingJob = "StreamingJob"
+)
+
+// Signals and queries.
+const (
+	// SignalStatus tells a job's workflow what a job-status event said: JobStatus.
+	SignalStatus = "status"
+	// SignalStop tells a job's workflow to end its job: Stop.
+	SignalStop = "stop"
+	// SignalHandOver tells a job's workflow to close without touching its job,
+	// because a new execution of its run will start it anew under the same ID.
+	SignalHandOver = "hand-over"
+	// SignalRunning tells a run that a streaming step's job runs, so that the
+	// steps which need it may start: Running.
+	SignalRunning = "running"
+	// QueryState answers with a run's RunResult as it is now, or with a job's JobResult.
+	QueryState = "state"
+)
+
+// RunInput is the input of the workflows Run and StreamingRun.
+type RunInput struct {
+	Version    int    `json:"version"`
+	Deployment string `json:"deployment"`
+	Pipeline   string `json:"pipeline"`
+	Purpose    string `json:"purpose,omitempty"`
+	Owner      string `json:"owner,omitempty"`
+	// Key is what the run is for; Identity is the event that started it.
+	Key      string `json:"key"`
+	Identity string `json:"identity"`
+	// Config is the version of the pipeline that the run keeps to its end.
+	Config pipeline.Version `json:"config"`
+	// Project and Location are the deployment's: jobs run in the project, and in
+	// the location unless their step names another.
+	Project  string                 `json:"project"`
+	Location string                 `json:"location"`
+	Steps    []pipeline.PlannedStep `json:"steps"`
+	// Vars holds what of the event the steps' remaining expressions use.
+	Vars pipeline.Vars `json:"vars,omitempty"`
+	// Earlier holds what an earlier execution for the same key left, by step: it
+	// is empty for the first. Finished steps are not run again, attempts go on.
+	Earlier map[string]StepResult `json:"earlier,omitempty"`
+}
+
+// Outcome is how a run, a step or an attempt ended, or that it has not.
+type Outcome string
+
+// Outcomes. Pending and skipped occur for steps alone.
+const (
+	OutcomePending   Outcome = "pending"   // waits for the steps it needs
+	OutcomeRunning   Outcome = "running"   // not over
+	OutcomeSucceeded Outcome = "succeeded" // DONE, or a streaming job's DRAINED
+	OutcomeFailed    Outcome = "failed"
+	OutcomeTimedOut  Outcome = "timed-out" // its timeout ended it
+	OutcomeCancelled Outcome = "cancelled"
+	OutcomeSkipped   Outcome = "skipped" // never began, because another step failed or the run was cancelled
+)
+
+// Over says whether nothing more will happen.
+func (o Outcome) Over() bool { return o != OutcomePending && o != OutcomeRunning && o != "" }
+
+// RunResult is the result of a run. A failed or cancelled run carries it in the
+// details of its error, a running one answers the query "state" with it.
+type RunResult struct {
+	Version int              `json:"version"`
+	Outcome Outcome          `json:"outcome"`
+	Error   string           `json:"error,omitempty"` // the first failure, in words
+	Config  pipeline.Version `json:"config"`
+	Steps   []StepResult     `json:"steps"` // in the order of the pipelines file
+}
+
+// StepResult is what became of a step.
+type StepResult struct {
+	Name    string  `json:"name"`
+	Outcome Outcome `json:"outcome"`
+	// Waiting says in words what an open step waits for.
+	Waiting string `json:"waiting,omitempty"`
+	Error   string `json:"error,omitempty"`
+	// Attempts holds one entry a job, from the first.
+	Attempts []JobResult `json:"attempts,omitempty"`
+}
+
+// Last is the newest attempt, or false where the step has none.
+func (s StepResult) Last() (JobResult, bool) {
+	if len(s.Attempts) == 0 {
+		return JobResult{}, false
+	}
+	return s.Attempts[len(s.Attempts)-1], true
+}
+
+// JobInput is the input of the workflows DataflowJob and StreamingJob.
+type JobInput struct {
+	Version    int    `json:"version"`
+	Deployment string `json:"deployment"`
+	Pipeline   string `json:"pipeline"`
+	// RunID is the run's workflow ID: the one to ask whether the run still is.
+	RunID    string `json:"runId"`
+	Key      string `json:"key"`
+	Step     string `json:"step"`
+	Attempt  int    `json:"attempt"`
+	Project  string `json:"project"`
+	Location string `json:"location"`
+	JobName  string `json:"jobName"`
+	// Job is the step's launch as planned; Vars and Steps feed its remaining expressions.
+	Job   pipeline.Job                   `json:"job"`
+	Vars  pipeline.Vars                  `json:"vars,omitempty"`
+	Steps map[string]pipeline.StepResultVars `json:"steps,omitempty"`
+	// First says that nobody can have launched a job under this name before. When
+	// false, a refusal is believed only after a second look.
+	First bool `json:"first"`
+	// Timeout bounds the attempt from its begin to the job's end, for a streaming
+	// job to its state RUNNING. Zero: no bound.
+	Timeout time.Duration `json:"timeout,omitempty"`
+	// Begun is when the run began the attempt, from which Timeout counts.
+	Begun time.Time `json:"begun"`
+	// Attributes says that the namespace has our search attributes.
+	Attributes bool `json:"attributes,omitempty"`
+	// Resume carries the state over a continue-as-new; nil at the start.
+	Resume *JobState `json:"resume,omitempty"`
+}
+
+// JobState is what a job's workflow knows of its job.
+type JobState struct {
+	JobID      string    `json:"jobId,omitempty"`
+	State      string    `json:"state,omitempty"`
+	StateTime  time.Time `json:"stateTime,omitzero"`
+	Type       string    `json:"type,omitempty"`
+	ReplacedBy string    `json:"replacedBy,omitempty"`
+	Adopted    bool      `json:"adopted,omitempty"`
+	// Parameters are the launch's as rendered; SpecHash identifies them.
+	Parameters map[string]string `json:"parameters,omitempty"`
+	SpecHash   string            `json:"specHash,omitempty"`
+	Begun      time.Time         `json:"begun,omitzero"`
+	// Announced says that the run was told of the streaming job's running.
+	Announced bool `json:"announced,omitempty"`
+	// Stop is why the job is being stopped, nil when it is not.
+	Stop *Stop `json:"stop,omitempty"`
+	// StopAsked is when Dataflow first accepted the cancel; zero before.
+	StopAsked time.Time `json:"stopAsked,omitzero"`
+}
+
+// JobResult is the result of a job's workflow: one attempt.
+type JobResult struct {
+	Version  int     `json:"version"`
+	Outcome  Outcome `json:"outcome"`
+	Attempt  int     `json:"attempt"`
+	Project  string  `json:"project"`
+	Location string  `json:"location"`
+	JobName  string  `json:"jobName"`
+	// JobID is empty when no job was seen: such an attempt used up no number.
+	JobID string `json:"jobId,omitempty"`
+	// State is Dataflow's, such as JOB_STATE_DONE.
+	State   string    `json:"state,omitempty"`
+	Begun   time.Time `json:"begun,omitzero"`
+	Ended   time.Time `json:"ended,omitzero"`
+	Adopted bool      `json:"adopted,omitempty"` // the job was found, not launched, by this workflow
+	// Refusal is why Dataflow would not take the launch: "invalid", "permission",
+	// "foreign", "mismatch", "type", "render", or empty.
+	Refusal string `json:"refusal,omitempty"`
+	// Quota says that the job failed for want of quota: not counted as a failure.
+	Quota bool `json:"quota,omitempty"`
+	// Error is the job's first error message, or the refusal in words.
+	Error string `json:"error,omitempty"`
+	// Note says what a reader should know besides, such as a cancel that came too late.
+	Note string `json:"note,omitempty"`
+	// Metrics holds the job's user counters; a distribution is spread over
+	// "<name>.count", ".sum", ".min" and ".max".
+	Metrics    map[string]int64  `json:"metrics,omitempty"`
+	Parameters map[string]string `json:"parameters,omitempty"`
+	// HandedOver says that the workflow closed for its successor, without touching the job.
+	HandedOver bool `json:"handedOver,omitempty"`
+}
+
+// JobStatus is the payload of SignalStatus.
+type JobStatus struct {
+	JobID     string    `json:"jobId"`
+	State     string    `json:"state"`
+	StateTime time.Time `json:"stateTime,omitzero"`
+	Type      string    `json:"type,omitempty"` // JOB_TYPE_BATCH, JOB_TYPE_STREAMING, or empty when not told
+	// ReplacedBy is the job that took an UPDATED job's place.
+	ReplacedBy string `json:"replacedBy,omitempty"`
+	// Event is the identity of the event, for the history's reader.
+	Event string `json:"event,omitempty"`
+}
+
+// Reasons for a stop.
+const (
+	StopCancelled = "cancelled"  // the run was cancelled
+	StopTimeout   = "timeout"    // the step's timeout passed
+	StopFailing   = "failing"    // another step of the run failed
+	StopRunClosed = "run-closed" // the run is over, or gone, and its job is not
+	StopWrongType = "wrong-type" // the job is not of the type that the step declares
+)
+
+// Stop is the payload of SignalStop.
+type Stop struct {
+	Reason string `json:"reason"`
+}
+
+// Running is the payload of SignalRunning.
+type Running struct {
+	Step    string `json:"step"`
+	JobName string `json:"jobName"`
+	JobID   string `json:"jobId"`
+}

@@ -1,0 +1,428 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/penstock/penstock/dataflow"
+	"github.com/penstock/penstock/runs"
+)
+
+// Activity types, as histories hold them.
+const (
+	activityLaunch = "LaunchJob"
+	activityCheck  = "CheckJob"
+	activityStop   = "StopJob"
+	activityReport = "ReportJob"
+	activityEnd    = "EndJobWorkflow"
+)
+
+// launchMargin is what must be left of an activity's time for a launch to be
+// written: a write that begins at the deadline would end after it, when the workflow
+// has already drawn its conclusions.
+const launchMargin = 2 * time.Second
+
+// Dataflow is the part of dataflow.Client that the activities use.
+type Dataflow interface {
+	Launch(ctx context.Context, l dataflow.Launch) (dataflow.Job, error)
+	Find(ctx context.Context, project, location, name string) ([]dataflow.Job, error)
+	Get(ctx context.Context, project, location, jobID string) (dataflow.Job, error)
+	Cancel(ctx context.Context, project, location, jobID string, force bool) error
+	Drain(ctx context.Context, project, location, jobID string) error
+	Metrics(ctx context.Context, project, location, jobID string) (dataflow.Metrics, error)
+	FirstError(ctx context.Context, project, location, jobID string) (string, error)
+}
+
+// Activities call Dataflow and Temporal, each once: the workflows repeat.
+type Activities struct {
+	Dataflow Dataflow
+	Temporal client.Client
+	// Namespace is the Temporal namespace that Temporal is connected to.
+	Namespace string
+
+	label struct {
+		sync.Mutex
+		uuid string
+	}
+}
+
+// launchRequest is the input of Launch.
+type launchRequest struct {
+	Job runs.JobInput `json:"job"`
+	// Hints are job IDs that status events named: they are looked at first.
+	Hints []string `json:"hints,omitempty"`
+	// LookOnly forbids to write.
+	LookOnly bool `json:"lookOnly,omitempty"`
+}
+
+// What Launch can answer.
+const (
+	replyLaunched   = "launched"   // this call made the job
+	replyAdopted    = "adopted"    // the job was there
+	replyNone       = "none"       // LookOnly, and no job was seen
+	replyUnanswered = "unanswered" // the job may exist, or come to exist
+	replyTransient  = "transient"  // nothing was done; it may be tried again
+	replyQuota      = "quota"      // refused for want of quota
+	replyRefused    = "refused"    // refused for good
+)
+
+// Reasons of replyRefused, as runs.JobResult.Refusal has them.
+const (
+	refusalInvalid    = "invalid"
+	refusalPermission = "permission"
+	refusalForeign    = "foreign"
+	refusalMismatch   = "mismatch"
+	refusalType       = "type"
+	refusalRender     = "render"
+)
+
+// launchReply is the output of Launch.
+type launchReply struct {
+	Kind       string            `json:"kind"`
+	Refusal    string            `json:"refusal,omitempty"`
+	Message    string            `json:"message,omitempty"`
+	RetryAfter time.Duration     `json:"retryAfter,omitempty"`
+	Job        jobView           `json:"job,omitzero"`
+	Parameters map[string]string `json:"parameters,omitempty"`
+	SpecHash   string            `json:"specHash,omitempty"`
+}
+
+// jobView is what the workflows need to know of a job.
+type jobView struct {
+	ID         string    `json:"id,omitempty"`
+	State      string    `json:"state,omitempty"`
+	StateTime  time.Time `json:"stateTime,omitzero"`
+	Type       string    `json:"type,omitempty"`
+	ReplacedBy string    `json:"replacedBy,omitempty"`
+}
+
+func view(j dataflow.Job) jobView {
+	return jobView{ID: j.ID, State: string(j.State), StateTime: j.StateTime, Type: string(j.Type), ReplacedBy: j.ReplacedByJobID}
+}
+
+// Launch looks for the attempt's job and launches it where there is none: one look,
+// one write. It reports every outcome in its reply; its error is for what it could
+// not begin.
+func (a *Activities) Launch(ctx context.Context, req launchRequest) (launchReply, error) {
+	in := req.Job
+	label, err := a.deploymentLabel(ctx, in.Deployment)
+	if err != nil {
+		return launchReply{Kind: replyTransient, Message: err.Error()}, nil
+	}
+	job, err := in.Job.Render(in.Vars, in.Steps)
+	if err != nil {
+		return launchReply{Kind: replyRefused, Refusal: refusalRender, Message: err.Error()}, nil
+	}
+	launch := dataflow.Launch(in.Launch(job, label))
+	spec := launch.SpecHash()
+	launch.Labels[runs.LabelSpec] = spec
+	reply := a.find(ctx, in, label, spec, req.Hints)
+	if reply.Kind == replyNone && !req.LookOnly {
+		reply = a.write(ctx, in, launch, label, spec)
+	}
+	reply.Parameters, reply.SpecHash = launch.Parameters, spec
+	return reply, nil
+}
+
+// find looks at the hinted jobs, then for jobs of the name in every state.
+func (a *Activities) find(ctx context.Context, in runs.JobInput, label, spec string, hints []string) launchReply {
+	for _, id := range hints {
+		job, err := a.Dataflow.Get(ctx, in.Project, in.Location, id)
+		switch {
+		case dataflow.KindOf(err) == dataflow.KindNotFound:
+		case err != nil:
+			return failure(err)
+		case job.Name == in.JobName && job.Labels[runs.LabelDeployment] == label:
+			return owned(in, job, label, spec)
+		}
+	}
+	listed, err := a.Dataflow.Find(ctx, in.Project, in.Location, in.JobName)
+	if err != nil {
+		return failure(err)
+	}
+	// List entries have no labels, and one of several may be ours: look at each. An
+	// active one speaks before those that are over.
+	var best *launchReply
+	for _, l := range listed {
+		job, err := a.Dataflow.Get(ctx, in.Project, in.Location, l.ID)
+		if dataflow.KindOf(err) == dataflow.KindNotFound {
+			return launchReply{Kind: replyTransient, Message: err.Error()} // listed and not found: one of the two lags
+		}
+		if err != nil {
+			return failure(err)
+		}
+		r := owned(in, job, label, spec)
+		if best == nil || r.Kind == replyAdopted && (best.Kind != replyAdopted || terminal(best.Job.State) && !job.State.Terminal()) {
+			best = &r
+		}
+	}
+	if best == nil {
+		return launchReply{Kind: replyNone}
+	}
+	return *best
+}
+
+// owned decides what a job under the attempt's name is to the attempt.
+func owned(in runs.JobInput, job dataflow.Job, label, spec string) launchReply {
+	r := launchReply{Kind: replyAdopted, Job: view(job)}
+	refuse := func(refusal, format string, args ...any) {
+		r = launchReply{Kind: replyRefused, Refusal: refusal, Message: fmt.Sprintf(format, args...)}
+	}
+	switch got := job.Labels[runs.LabelDeployment]; {
+	case got != label:
+		refuse(refusalForeign, "job %s in %s/%s has the name %s but the label %s=%q instead of %q: it belongs to something else and is left alone; give one of the two deployments another ID",
+			job.ID, in.Project, in.Location, in.JobName, runs.LabelDeployment, got, label)
+	case job.ReplaceJobID != "": // a streaming update's successor carries whatever labels it was given
+	case job.Labels[runs.LabelSpec] != spec:
+		refuse(refusalMismatch, "job %s runs under the name %s of this attempt with other contents: its template and parameters hash to %s, this attempt's to %s; look at the job, then cancel it or retry the run with its own configuration",
+			job.ID, in.JobName, job.Labels[runs.LabelSpec], spec)
+	}
+	return r
+}
+
+func (a *Activities) write(ctx context.Context, in runs.JobInput, launch dataflow.Launch, label, spec string) launchReply {
+	// The workflow counts the horizon from this activity's deadline, so nothing may
+	// be written later, by the wall clock: a process may have slept since it looked.
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < launchMargin {
+		return launchReply{Kind: replyTransient, Message: fmt.Sprintf("the look for a job named %s took too long to launch one after it", in.JobName)}
+	}
+	job, err := a.Dataflow.Launch(ctx, launch)
+	switch {
+	case err == nil:
+		return launchReply{Kind: replyLaunched, Job: view(job)}
+	case errors.Is(err, dataflow.ErrAlreadyExists) && job.ID != "":
+		// The API named the job that was there; whose it is its labels say.
+		found, err := a.Dataflow.Get(ctx, in.Project, in.Location, job.ID)
+		if err != nil {
+			return launchReply{Kind: replyUnanswered, Message: err.Error()}
+		}
+		return owned(in, found, label, spec)
+	case errors.Is(err, dataflow.ErrAlreadyExists):
+		return launchReply{Kind: replyUnanswered, Message: err.Error()}
+	}
+	return failure(err)
+}
+
+// failure says in a reply what an error of the Dataflow API means.
+func failure(err error) launchReply {
+	r := launchReply{Message: err.Error()}
+	var e *dataflow.Error
+	if errors.As(err, &e) {
+		r.RetryAfter = e.RetryAfter
+	}
+	switch dataflow.KindOf(err) {
+	case dataflow.KindUnanswered:
+		r.Kind = replyUnanswered
+	case dataflow.KindQuota:
+		r.Kind = replyQuota
+	case dataflow.KindInvalid, dataflow.KindNotFound:
+		r.Kind, r.Refusal = replyRefused, refusalInvalid
+	case dataflow.KindPermission:
+		r.Kind, r.Refusal = replyRefused, refusalPermission
+	default:
+		r.Kind = replyTransient
+	}
+	return r
+}
+
+// deploymentLabel is the label by which jobs are known to be this deployment's.
+func (a *Activities) deploymentLabel(ctx context.Context, deployment string) (string, error) {
+	a.label.Lock()
+	defer a.label.Unlock()
+	if a.label.uuid == "" {
+		ns, err := a.Temporal.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: a.Namespace})
+		if err != nil {
+			return "", fmt.Errorf("describe the Temporal namespace %q for the label of our jobs: %w", a.Namespace, err)
+		}
+		a.label.uuid = ns.GetNamespaceInfo().GetId()
+	}
+	return runs.DeploymentLabel(deployment, a.label.uuid), nil
+}
+
+// checkRequest is the input of Check, and names the job in other inputs.
+type checkRequest struct {
+	Project  string `json:"project"`
+	Location string `json:"location"`
+	JobID    string `json:"jobId"`
+	RunID    string `json:"runId,omitempty"`
+}
+
+// checkReply is the output of Check and Stop.
+type checkReply struct {
+	Job       jobView `json:"job,omitzero"`
+	RunClosed bool    `json:"runClosed,omitempty"`
+	// Asked is what Stop asked Dataflow for, one of the asked constants.
+	Asked string `json:"asked,omitempty"`
+	// Forgotten says that Dataflow knows no such job.
+	Forgotten bool `json:"forgotten,omitempty"`
+}
+
+// Check looks once at the job and at the run that it belongs to.
+func (a *Activities) Check(ctx context.Context, req checkRequest) (checkReply, error) {
+	var reply checkReply
+	job, err := a.Dataflow.Get(ctx, req.Project, req.Location, req.JobID)
+	switch {
+	case dataflow.KindOf(err) == dataflow.KindNotFound:
+		reply.Forgotten = true
+	case err != nil:
+		return reply, err
+	default:
+		reply.Job = view(job)
+	}
+	closed, err := a.runClosed(ctx, req.RunID)
+	if err != nil {
+		return reply, err
+	}
+	reply.RunClosed = closed
+	return reply, nil
+}
+
+// runClosed says whether no execution of the run is open.
+func (a *Activities) runClosed(ctx context.Context, runID string) (bool, error) {
+	if runID == "" {
+		return false, nil
+	}
+	d, err := a.Temporal.DescribeWorkflowExecution(ctx, runID, "")
+	var gone *serviceerror.NotFound
+	switch {
+	case errors.As(err, &gone):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("describe the run %s: %w", runID, err)
+	}
+	return d.GetWorkflowExecutionInfo().GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, nil
+}
+
+// What Stop can have asked for.
+const (
+	askedNothing  = "nothing" // the job is over, or an earlier request still has its grace
+	askedDrain    = "drain"
+	askedCancel   = "cancel"
+	askedForce    = "force-cancel"
+	askedNotReady = "not-ready" // asked too early: again in some seconds
+)
+
+// stopRequest is the input of Stop.
+type stopRequest struct {
+	checkRequest
+	// Cancelled is when a cancel was accepted; zero: none was.
+	Cancelled   time.Time     `json:"cancelled,omitzero"`
+	CancelGrace time.Duration `json:"cancelGrace"`
+	DrainGrace  time.Duration `json:"drainGrace"`
+}
+
+// Stop takes a fresh look at the job and asks for the next thing that ends it.
+func (a *Activities) Stop(ctx context.Context, req stopRequest) (checkReply, error) {
+	job, err := a.Dataflow.Get(ctx, req.Project, req.Location, req.JobID)
+	if dataflow.KindOf(err) == dataflow.KindNotFound {
+		return checkReply{Forgotten: true, Asked: askedNothing}, nil
+	}
+	if err != nil {
+		return checkReply{}, err
+	}
+	reply := checkReply{Job: view(job), Asked: nextStop(job, req, time.Now())}
+	switch reply.Asked {
+	case askedDrain:
+		err = a.Dataflow.Drain(ctx, req.Project, req.Location, req.JobID)
+	case askedCancel:
+		err = a.Dataflow.Cancel(ctx, req.Project, req.Location, req.JobID, false)
+	case askedForce:
+		err = a.Dataflow.Cancel(ctx, req.Project, req.Location, req.JobID, true)
+	}
+	switch dataflow.KindOf(err) {
+	case dataflow.KindNotReady:
+		reply.Asked = askedNotReady
+		return reply, nil
+	case dataflow.KindTerminated:
+		// It ended between the look and the request: the next look tells how.
+		reply.Asked = askedNotReady
+		return reply, nil
+	}
+	return reply, err
+}
+
+// nextStop is what to ask of a job that is to end, as it was seen at now.
+func nextStop(job dataflow.Job, req stopRequest, now time.Time) string {
+	cancelled := !req.Cancelled.IsZero()
+	switch {
+	case job.State.Terminal():
+		return askedNothing
+	case job.State == dataflow.StateDraining && now.Sub(job.StateTime) < req.DrainGrace:
+		return askedNothing
+	case job.State == dataflow.StateRunning && job.Type == dataflow.TypeStreaming && !cancelled:
+		return askedDrain
+	case cancelled && now.Sub(req.Cancelled) >= req.CancelGrace:
+		return askedForce
+	case job.State == dataflow.StateCancelling && cancelled:
+		return askedNothing
+	}
+	return askedCancel
+}
+
+// reportReply is the output of Report.
+type reportReply struct {
+	Metrics map[string]int64 `json:"metrics,omitempty"`
+	Error   string           `json:"error,omitempty"`
+	Quota   bool             `json:"quota,omitempty"`
+}
+
+// Report reads what a job that is over leaves: its metrics and, where it failed, its
+// first error message.
+func (a *Activities) Report(ctx context.Context, req checkRequest, failed bool) (reportReply, error) {
+	var reply reportReply
+	m, err := a.Dataflow.Metrics(ctx, req.Project, req.Location, req.JobID)
+	if err != nil {
+		return reply, lasting(err)
+	}
+	reply.Metrics = make(map[string]int64, len(m.Counters)+4*len(m.Distributions))
+	for name, v := range m.Counters {
+		reply.Metrics[name] = v
+	}
+	for name, d := range m.Distributions {
+		reply.Metrics[name+".count"], reply.Metrics[name+".sum"] = d.Count, d.Sum
+		reply.Metrics[name+".min"], reply.Metrics[name+".max"] = d.Min, d.Max
+	}
+	if failed {
+		if reply.Error, err = a.Dataflow.FirstError(ctx, req.Project, req.Location, req.JobID); err != nil {
+			return reply, lasting(err)
+		}
+		reply.Quota = dataflow.QuotaMessage(reply.Error)
+	}
+	return reply, nil
+}
+
+// lasting marks an error that the same call would meet again as not to be retried.
+func lasting(err error) error {
+	switch k := dataflow.KindOf(err); k {
+	case dataflow.KindInvalid, dataflow.KindPermission, dataflow.KindNotFound:
+		return temporal.NewNonRetryableApplicationError(err.Error(), string(k), err)
+	}
+	return err
+}
+
+// End terminates a job's workflow that did not close for its successor. The job
+// itself goes on.
+func (a *Activities) End(ctx context.Context, workflowID, reason string) error {
+	err := a.Temporal.TerminateWorkflow(ctx, workflowID, "", reason)
+	var gone *serviceerror.NotFound
+	if errors.As(err, &gone) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("terminate %s: %w", workflowID, err)
+	}
+	activity.GetLogger(ctx).Info("terminated a workflow that did not hand over", "workflowId", workflowID)
+	return nil
+}
+
+func terminal(state string) bool { return dataflow.State(state).Terminal() }

@@ -1,0 +1,412 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/penstock/penstock/pipeline"
+	"github.com/penstock/penstock/runs"
+)
+
+// ErrorRunFailed is the type of the application error that a failed run ends with;
+// its details hold the runs.RunResult.
+const ErrorRunFailed = "RunFailed"
+
+// Run is the workflow of a run: it executes the steps of a pipeline for one key, as
+// many at once as their needs allow, each as one child workflow an attempt.
+//
+// A step that fails for good fails the run: open steps are stopped and awaited
+// first. Cancelling the run does the same.
+func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult, error) {
+	if in.Version > runs.RecordVersion {
+		return runs.RunResult{}, temporal.NewNonRetryableApplicationError(
+			fmt.Sprintf("run input of version %d; this worker knows up to %d: deploy the newer worker", in.Version, runs.RecordVersion), "Version", nil)
+	}
+	// Children are stopped by signal and awaited, so the run's own cancellation must
+	// not reach them: after a reset the server would drop it in silence.
+	open, _ := workflow.NewDisconnectedContext(ctx)
+	info := workflow.GetInfo(ctx)
+	r := &run{
+		ctx: open, w: w, in: in, id: info.WorkflowExecution.ID,
+		fresh: info.WorkflowExecution.RunID == info.FirstRunID,
+	}
+	for _, s := range in.Steps {
+		r.steps = append(r.steps, newStep(s, in.Earlier[s.Name]))
+	}
+	if err := workflow.SetQueryHandler(open, runs.QueryState, func() (runs.RunResult, error) { return r.result(), nil }); err != nil {
+		return runs.RunResult{}, fmt.Errorf("set the query handler: %w", err)
+	}
+	var known bool
+	if err := workflow.SideEffect(open, func(workflow.Context) any { return w.attributes() }).Get(&known); err != nil {
+		return runs.RunResult{}, fmt.Errorf("read a side effect: %w", err)
+	}
+	r.attributes = known
+	r.describe(runs.AttrPipeline.ValueSet(in.Pipeline), runs.AttrKey.ValueSet(short(in.Key)),
+		runs.AttrConfig.ValueSet(in.Config.Hash), runs.AttrOutcome.ValueSet(string(runs.OutcomeRunning)))
+
+	workflow.Go(open, func(c workflow.Context) {
+		ctx.Done().Receive(c, nil)
+		r.stopAll(runs.StopCancelled)
+	})
+	workflow.Go(open, r.listen)
+	for _, s := range r.steps {
+		workflow.Go(open, func(c workflow.Context) { r.execute(c, s) })
+	}
+	if err := workflow.Await(open, r.done); err != nil {
+		return runs.RunResult{}, err
+	}
+
+	result := r.result()
+	r.describe(runs.AttrOutcome.ValueSet(string(result.Outcome)))
+	switch result.Outcome {
+	case runs.OutcomeSucceeded:
+		return result, nil
+	case runs.OutcomeCancelled:
+		return result, temporal.NewCanceledError(result)
+	}
+	return result, temporal.NewApplicationErrorWithOptions(result.Error, ErrorRunFailed,
+		temporal.ApplicationErrorOptions{NonRetryable: true, Details: []any{result}})
+}
+
+// run is the state of one execution of Run.
+type run struct {
+	ctx   workflow.Context // not cancelled by the run's cancellation
+	w     *Workflows
+	in    runs.RunInput
+	id    string
+	steps []*step // in the order of the file
+	// fresh says that this is the key's first execution: no reset, no retry. Only
+	// then is a job's name known to be new.
+	fresh      bool
+	attributes bool
+	stop       string // why steps are being stopped, empty while they are not
+	failure    string // the first step's failure in words
+}
+
+// step is the state of a step.
+type step struct {
+	pipeline.PlannedStep
+	outcome  runs.Outcome
+	waiting  string
+	err      string
+	attempts []runs.JobResult
+	running  bool   // a streaming step whose job runs: its dependants may start
+	child    string // the workflow ID of the open child, empty between attempts
+}
+
+// newStep begins where an earlier execution for the key left off.
+func newStep(p pipeline.PlannedStep, earlier runs.StepResult) *step {
+	s := &step{PlannedStep: p, outcome: runs.OutcomePending, attempts: earlier.Attempts}
+	if earlier.Outcome == runs.OutcomeSucceeded {
+		s.outcome = runs.OutcomeSucceeded
+	}
+	return s
+}
+
+func (r *run) done() bool {
+	for _, s := range r.steps {
+		if !s.outcome.Over() {
+			return false
+		}
+	}
+	return true
+}
+
+// execute carries a step to its end.
+func (r *run) execute(ctx workflow.Context, s *step) {
+	if s.outcome.Over() {
+		return
+	}
+	s.waiting = "the steps it needs"
+	if !r.await(ctx, func() bool { return r.ready(s) }) {
+		r.end(s, runs.OutcomeSkipped, "")
+		return
+	}
+	s.outcome = runs.OutcomeRunning
+	attempt, first := s.next()
+	first = first && r.fresh
+	failures, refused := 0, 0 // refused for want of quota, which is not counted as a failure
+	for {
+		res := r.attempt(ctx, s, attempt, first)
+		existed := res.JobID != ""
+		s.record(res)
+		switch {
+		case res.Outcome == runs.OutcomeSucceeded:
+			r.end(s, runs.OutcomeSucceeded, "")
+			return
+		case r.stop != "", res.Outcome == runs.OutcomeCancelled, !existed, res.Refusal != "", attempt == runs.MaxAttempt:
+			// The run ends, somebody cancelled the job, or the next try would meet the same refusal.
+			r.end(s, res.Outcome, res.Error)
+			return
+		}
+		if res.Quota {
+			refused++
+		} else {
+			failures++
+		}
+		if failures >= max(s.Retry.Attempts, 1) {
+			r.end(s, res.Outcome, res.Error)
+			return
+		}
+		wait := backoff(s.Retry, failures+refused)
+		attempt++
+		first = r.fresh
+		s.waiting = fmt.Sprintf("the back-off of %v before attempt %d", wait, attempt)
+		s.err = res.Error
+		if r.sleep(ctx, wait) {
+			r.end(s, runs.OutcomeCancelled, res.Error)
+			return
+		}
+	}
+}
+
+// next is the number of the step's next attempt, and whether its name may be new. An
+// attempt whose job is not known to be over goes on under its own name.
+func (s *step) next() (attempt int, first bool) {
+	last, ok := s.lastAttempt()
+	switch {
+	case !ok:
+		return 1, true
+	case last.JobID != "" && terminal(last.State):
+		return last.Attempt + 1, true
+	}
+	return last.Attempt, false
+}
+
+func (s *step) lastAttempt() (runs.JobResult, bool) {
+	return runs.StepResult{Attempts: s.attempts}.Last()
+}
+
+// record keeps an attempt's result in place of what was known of it before.
+func (s *step) record(res runs.JobResult) {
+	if last, ok := s.lastAttempt(); ok && last.Attempt == res.Attempt {
+		s.attempts[len(s.attempts)-1] = res
+		return
+	}
+	s.attempts = append(s.attempts, res)
+}
+
+// attempt runs the job's workflow until it reports the attempt's end. A workflow that
+// ends without doing so (terminated, handed over) is started again under its ID: the
+// same attempt goes on, and adopts its job.
+func (r *run) attempt(ctx workflow.Context, s *step, attempt int, first bool) runs.JobResult {
+	in := r.jobInput(ctx, s, attempt)
+	id := runs.JobWorkflowID(in.Project, in.Location, in.JobName)
+	kind := runs.TypeJob
+	if s.Job.Streaming {
+		kind = runs.TypeStreamingJob
+	}
+	childCtx := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID:            id,
+		WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
+		ParentClosePolicy:     enumspb.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
+		WaitForCancellation:   true,
+		StaticSummary:         fmt.Sprintf("%s, attempt %d of %s", s.Name, attempt, r.in.Pipeline),
+	})
+	pause := firstBackoff
+	var since time.Time // when the name's earlier workflow was first met
+	for {
+		in.First = first
+		s.waiting = fmt.Sprintf("job %s", in.JobName)
+		f := workflow.ExecuteChildWorkflow(childCtx, kind, in)
+		first = false
+		err := f.GetChildWorkflowExecution().Get(ctx, nil)
+		switch {
+		case err == nil:
+			s.child = id
+			if r.stop != "" {
+				r.signalStop(id)
+			}
+			var res runs.JobResult
+			err = f.Get(ctx, &res)
+			s.child, s.running = "", false
+			if err == nil && !res.HandedOver {
+				return res
+			}
+			var app *temporal.ApplicationError
+			if errors.As(err, &app) {
+				// The workflow refused its input: it did nothing, and would do so again.
+				return runs.JobResult{Version: runs.RecordVersion, Outcome: runs.OutcomeFailed, Attempt: attempt, JobName: in.JobName, Error: app.Error(), Refusal: refusalInvalid}
+			}
+		case temporal.IsWorkflowExecutionAlreadyStartedError(err):
+			if since.IsZero() {
+				since = workflow.Now(ctx)
+			}
+			s.waiting = fmt.Sprintf("the earlier workflow of job %s to hand over", in.JobName)
+			r.takeOver(ctx, id, since)
+		}
+		// Not at once: a child that is terminated again and again must not spin.
+		_ = workflow.Sleep(ctx, pause)
+		pause = min(2*pause, mostBackoff)
+	}
+}
+
+// takeOver makes an open workflow under a job's ID, which an execution of the run
+// before a reset left, close: it is asked to, and terminated when it does not.
+func (r *run) takeOver(ctx workflow.Context, id string, since time.Time) {
+	if workflow.Now(ctx).Sub(since) < r.w.timing.HandOver {
+		// That it closed meanwhile is what is wanted.
+		_ = workflow.SignalExternalWorkflow(ctx, id, "", runs.SignalHandOver, nil).Get(ctx, nil)
+		return
+	}
+	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
+		StartToCloseTimeout: r.w.timing.Call,
+		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 1},
+	})
+	if err := workflow.ExecuteActivity(ctx, activityEnd, id, "did not hand its job over to a new execution of "+r.id).Get(ctx, nil); err != nil {
+		workflow.GetLogger(ctx).Warn("the earlier workflow of a job could not be terminated; trying again", "workflowId", id, "error", err)
+	}
+}
+
+// jobInput is the child's input but for First.
+func (r *run) jobInput(ctx workflow.Context, s *step, attempt int) runs.JobInput {
+	in := runs.JobInput{
+		Version: runs.RecordVersion, Deployment: r.in.Deployment, Pipeline: r.in.Pipeline,
+		RunID: r.id, Key: r.in.Key, Step: s.Name, Attempt: attempt,
+		Project: r.in.Project, Location: r.in.Location,
+		JobName: runs.JobName(r.in.Deployment, r.in.Pipeline, r.in.Key, s.Name, attempt),
+		Job:     s.Job, Timeout: s.Timeout, Begun: workflow.Now(ctx), Attributes: r.attributes,
+	}
+	if s.Job.Location != "" {
+		in.Location = s.Job.Location
+	}
+	if len(s.Job.Deferred) > 0 {
+		in.Vars, in.Steps = r.in.Vars, make(map[string]pipeline.StepResultVars, len(r.steps))
+		for _, other := range r.steps {
+			if last, ok := other.lastAttempt(); ok {
+				in.Steps[other.Name] = pipeline.StepResultVars{
+					JobID: last.JobID, JobName: last.JobName, State: last.State, Metrics: last.Metrics,
+					Error: last.Error, Parameters: last.Parameters, Attempts: last.Attempt,
+				}
+			}
+		}
+	}
+	return in
+}
+
+// ready says whether the steps that s needs are done. A streaming step is as done as
+// it gets once its job runs.
+func (r *run) ready(s *step) bool {
+	for _, name := range s.Needs {
+		for _, n := range r.steps {
+			if n.Name == name && n.outcome != runs.OutcomeSucceeded && !n.running {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// listen takes the word of streaming jobs that they run.
+func (r *run) listen(ctx workflow.Context) {
+	for {
+		var msg runs.Running
+		workflow.GetSignalChannel(ctx, runs.SignalRunning).Receive(ctx, &msg)
+		for _, s := range r.steps {
+			if s.Name == msg.Step && s.child != "" && strings.HasSuffix(s.child, "/"+msg.JobName) {
+				s.running = true
+			}
+		}
+	}
+}
+
+// end closes a step. A step that did not succeed fails the run, unless that is being
+// stopped already.
+func (r *run) end(s *step, outcome runs.Outcome, message string) {
+	s.outcome, s.err, s.waiting = outcome, message, ""
+	if outcome == runs.OutcomeSucceeded || outcome == runs.OutcomeSkipped || r.stop != "" {
+		return
+	}
+	r.failure = fmt.Sprintf("step %s %s", s.Name, outcome)
+	if last, ok := s.lastAttempt(); ok && last.JobID != "" {
+		r.failure += fmt.Sprintf(" (attempt %d, job %s)", last.Attempt, last.JobID)
+	}
+	if message != "" {
+		r.failure += ": " + message
+	}
+	r.stopAll(runs.StopFailing)
+}
+
+// stopAll has every open step stop its job. The first reason stays.
+func (r *run) stopAll(reason string) {
+	if r.stop != "" {
+		return
+	}
+	r.stop = reason
+	for _, s := range r.steps {
+		if s.child != "" {
+			r.signalStop(s.child)
+		}
+	}
+}
+
+// signalStop does not await delivery: the signal is durable once it is sent, and a
+// child that has closed needs none.
+func (r *run) signalStop(child string) {
+	workflow.SignalExternalWorkflow(r.ctx, child, "", runs.SignalStop, runs.Stop{Reason: r.stop})
+}
+
+// await waits for the condition, and is false when the run is being stopped first.
+func (r *run) await(ctx workflow.Context, cond func() bool) bool {
+	_ = workflow.Await(ctx, func() bool { return r.stop != "" || cond() }) // ctx is never cancelled
+	return r.stop == ""
+}
+
+// sleep waits, and is true when the run is being stopped first.
+func (r *run) sleep(ctx workflow.Context, d time.Duration) bool {
+	stopped, _ := workflow.AwaitWithTimeout(ctx, d, func() bool { return r.stop != "" }) // ctx is never cancelled
+	return stopped
+}
+
+// backoff is the wait after the nth failure, from 1.
+func backoff(p pipeline.Retry, n int) time.Duration {
+	d := p.Backoff
+	for ; n > 1 && d < p.MaxBackoff; n-- {
+		d *= 2
+	}
+	return max(min(d, p.MaxBackoff), 0)
+}
+
+// describe sets search attributes where the namespace has them.
+func (r *run) describe(updates ...temporal.SearchAttributeUpdate) {
+	if !r.attributes {
+		return
+	}
+	if err := workflow.UpsertTypedSearchAttributes(r.ctx, updates...); err != nil {
+		workflow.GetLogger(r.ctx).Warn("search attributes could not be set", "error", err)
+	}
+}
+
+// short cuts a key to what every visibility store takes as a keyword.
+func short(key string) string {
+	const most = 255
+	key = strings.ToValidUTF8(key, "\uFFFD")
+	for len(key) > most {
+		key = strings.ToValidUTF8(key[:most], "")
+	}
+	return key
+}
+
+// result is the run as it stands.
+func (r *run) result() runs.RunResult {
+	res := runs.RunResult{Version: runs.RecordVersion, Outcome: runs.OutcomeSucceeded, Config: r.in.Config, Error: r.failure}
+	for _, s := range r.steps {
+		res.Steps = append(res.Steps, runs.StepResult{Name: s.Name, Outcome: s.outcome, Waiting: s.waiting, Error: s.err, Attempts: s.attempts})
+		if s.outcome != runs.OutcomeSucceeded {
+			res.Outcome = runs.OutcomeFailed
+		}
+	}
+	switch {
+	case !r.done():
+		res.Outcome = runs.OutcomeRunning
+	case res.Outcome == runs.OutcomeFailed && r.stop == runs.StopCancelled:
+		res.Outcome, res.Error = runs.OutcomeCancelled, "the run was cancelled"
+	}
+	return res
+}

@@ -1,0 +1,233 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/sdk/client"
+	sdkworker "go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/penstock/penstock/connect"
+	"github.com/penstock/penstock/dataflow"
+	"github.com/penstock/penstock/runs"
+)
+
+const (
+	// stopWithin is the time that open activities get when the worker stops. Cloud Run
+	// kills 10 s after SIGTERM.
+	stopWithin = 5 * time.Second
+	// attributesEvery is how often search attributes are looked for while they are missing.
+	attributesEvery = time.Minute
+)
+
+// Settings configure Serve.
+type Settings struct {
+	Deployment string // see runs.CheckDeployment
+	// DataflowEndpoint is the base URL of the Dataflow API; empty is Google's.
+	DataflowEndpoint string
+	// HealthAddress is where GET /healthz is answered, as ":8080". Empty: nowhere.
+	HealthAddress string
+	Timing        Timing
+	// Version is the Worker Deployment Version that this build is; nil: unversioned.
+	Version *Version
+}
+
+// Version is a build of the worker, as Temporal's Worker Versioning knows it.
+type Version struct {
+	DeploymentName string
+	BuildID        string
+	// Pinned keeps runs on the build that they began on. Otherwise they move to the
+	// deployment's current version.
+	Pinned bool
+}
+
+// Serve runs a worker until ctx is done, then stops it: open activities get 5 s. It
+// waits for a Temporal that is not there yet, and returns an error only for settings
+// that cannot work.
+func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
+	if err := runs.CheckDeployment(s.Deployment); err != nil {
+		return err
+	}
+	if err := s.Timing.Validate(); err != nil {
+		return err
+	}
+	options, err := connect.Options(connect.Identity("worker", s.Deployment), log)
+	if err != nil {
+		return err
+	}
+	jobs, err := dataflow.New(ctx, dataflow.Options{Endpoint: s.DataflowEndpoint, UserAgent: "penstock"})
+	if err != nil {
+		return fmt.Errorf("make the Dataflow client: %w", err)
+	}
+	health := &health{}
+	if s.HealthAddress != "" {
+		stop, err := health.listen(s.HealthAddress, log)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	temporal, err := dialUntil(ctx, options, log)
+	if err != nil {
+		return nil // ctx is done: there was nothing to serve yet
+	}
+	defer temporal.Close()
+
+	attributes := &attributes{namespace: options.Namespace, client: temporal, log: log}
+	attributes.look(ctx)
+	go attributes.watch(ctx)
+
+	workflows, err := New(s.Timing, attributes.known.Load)
+	if err != nil {
+		return err
+	}
+	w := sdkworker.New(temporal, runs.TaskQueue(s.Deployment), workerOptions(s))
+	Register(w, workflows, &Activities{Dataflow: jobs, Temporal: temporal, Namespace: options.Namespace})
+	if err := w.Start(); err != nil {
+		return fmt.Errorf("start the worker: %w", err)
+	}
+	health.serving.Store(&temporal)
+	log.Info("worker started", "taskQueue", runs.TaskQueue(s.Deployment), "temporal", options.HostPort, "namespace", options.Namespace, "version", s.Version)
+	<-ctx.Done()
+	health.serving.Store(nil)
+	w.Stop()
+	log.Info("worker stopped")
+	return nil
+}
+
+func workerOptions(s Settings) sdkworker.Options {
+	autoscaling := func() sdkworker.PollerBehavior {
+		return sdkworker.NewPollerBehaviorAutoscaling(sdkworker.PollerBehaviorAutoscalingOptions{InitialNumberOfPollers: 2, MaximumNumberOfPollers: 20})
+	}
+	o := sdkworker.Options{
+		WorkerStopTimeout:          stopWithin,
+		WorkflowTaskPollerBehavior: autoscaling(),
+		ActivityTaskPollerBehavior: autoscaling(),
+	}
+	if v := s.Version; v != nil {
+		o.DeploymentOptions = sdkworker.DeploymentOptions{
+			UseVersioning:             true,
+			Version:                   sdkworker.WorkerDeploymentVersion{DeploymentName: v.DeploymentName, BuildID: v.BuildID},
+			DefaultVersioningBehavior: workflow.VersioningBehaviorAutoUpgrade,
+		}
+		if v.Pinned {
+			o.DeploymentOptions.DefaultVersioningBehavior = workflow.VersioningBehaviorPinned
+		}
+	}
+	return o
+}
+
+// dialUntil connects, however long that takes; its error is ctx's.
+func dialUntil(ctx context.Context, options client.Options, log *slog.Logger) (client.Client, error) {
+	const most = 15 * time.Second
+	for wait := time.Second; ; wait = min(2*wait, most) {
+		c, err := connect.Dial(ctx, options)
+		if err == nil {
+			return c, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		log.Warn("no Temporal yet; trying again", "error", err, "wait", wait)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// attributes knows whether the namespace has our search attributes.
+type attributes struct {
+	namespace string
+	client    client.Client
+	log       *slog.Logger
+	known     atomic.Bool
+	warned    bool
+}
+
+func (a *attributes) watch(ctx context.Context) {
+	for tick := time.NewTicker(attributesEvery); !a.known.Load(); a.look(ctx) {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *attributes) look(ctx context.Context) {
+	missing, err := MissingSearchAttributes(ctx, a.client, a.namespace)
+	switch {
+	case err == nil && len(missing) == 0:
+		a.known.Store(true)
+	case !a.warned:
+		a.warned = true
+		a.log.Warn("the namespace lacks search attributes: runs go on without them, and cannot be filtered by pipeline or outcome; register them (penstock doctor says how)",
+			"namespace", a.namespace, "missing", missing, "error", err)
+	}
+}
+
+// MissingSearchAttributes names the search attributes of ours that the namespace
+// does not have, or has with another type.
+func MissingSearchAttributes(ctx context.Context, c client.Client, namespace string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	list, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
+	if err != nil {
+		return nil, fmt.Errorf("list the search attributes of namespace %q: %w", namespace, err)
+	}
+	var missing []string
+	for _, name := range runs.SearchAttributes() {
+		if list.GetCustomAttributes()[name] != runs.SearchAttributeType {
+			missing = append(missing, name)
+		}
+	}
+	return missing, nil
+}
+
+// health answers whether the worker serves.
+type health struct {
+	serving atomic.Pointer[client.Client]
+}
+
+func (h *health) listen(address string, log *slog.Logger) (stop func(), err error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for health checks: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz", h)
+	srv := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	go func() {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("the health endpoint ended", "error", err)
+		}
+	}()
+	log.Info("health endpoint", "address", l.Addr().String())
+	return func() { _ = srv.Close() }, nil
+}
+
+func (h *health) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := h.serving.Load()
+	if c == nil {
+		http.Error(w, "not serving", http.StatusServiceUnavailable)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := (*c).CheckHealth(ctx, &client.CheckHealthRequest{}); err != nil {
+		http.Error(w, "Temporal does not answer", http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = w.Write([]byte("ok\n")) // whoever asked may have gone
+}
