@@ -24,6 +24,8 @@ type Pipeline struct {
 	Workflow *Workflow
 	Signal   *Signal
 	Version  Version
+
+	namePosition Position
 }
 
 // Version says which text of the file a pipeline was read from.

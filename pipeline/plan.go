@@ -76,12 +76,12 @@ type Skip struct {
 	Position   Position `json:"position"`
 }
 
-// StepResult is what `steps.<name>` shows to the expressions of later steps.
-type StepResult struct {
+// StepResultVars is what `steps.<name>` shows to the expressions of later steps.
+type StepResultVars struct {
 	JobID      string            `json:"jobId"`
 	JobName    string            `json:"jobName"`
 	State      string            `json:"state"`
-	Metrics    map[string]any    `json:"metrics,omitempty"`
+	Metrics    map[string]int64  `json:"metrics,omitempty"` // user counters
 	Error      string            `json:"error,omitempty"`
 	Parameters map[string]string `json:"parameters,omitempty"`
 	Attempts   int               `json:"attempts"`
@@ -106,7 +106,3 @@ func (e *EvalError) Error() string {
 
 // Unwrap returns what went wrong.
 func (e *EvalError) Unwrap() error { return e.Err }
-
-// Vars are the variables of deferred expressions by name: a part of `event`, `object` and `run`. It reads its own JSON back
-// without rounding large integers.
-type Vars map[string]any
