@@ -184,8 +184,9 @@ func (o overQuota) Run(_ context.Context, l Launch, _ *Control) Outcome {
 	return Failed("%s", quotaText(l.Project, o.limit))
 }
 
+// quotaText names the quota in the words by which clients know it (https://cloud.google.com/dataflow/quotas).
 func quotaText(project string, limit int) string {
-	return fmt.Sprintf("The workflow could not be created. Causes: (%s): Project %s has reached its quota of %d concurrent Dataflow jobs. Wait for a job to end, or ask for a higher quota.", incident(), project, limit)
+	return fmt.Sprintf("The workflow could not be created. Causes: (%s): Dataflow quota error for jobs-per-project quota. Project %s is running %d jobs. Wait for one to end, or ask for a higher quota.", incident(), project, limit)
 }
 
 // validText makes a program's output fit a protocol buffer string, which is UTF-8.
