@@ -12,8 +12,13 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds the nesting of objects and arrays in anything that is decoded.
-const maxDepth = 64
+const (
+	// maxDepth bounds the nesting of objects and arrays in anything that is decoded.
+	maxDepth = 64
+
+	// maxMembers bounds one object: to tell members given twice costs memory, 500 MB for the most that 16 MiB can hold.
+	maxMembers = 1 << 16
+)
 
 // checkJSON refuses what JSON readers take in different ways: invalid UTF-8 and lone surrogates (which encoding/json
 // replaces, so that two names become one), members given twice (of which the first or the last wins), and deep nesting.
@@ -79,10 +84,14 @@ func (w *walker) object(depth int) *Error {
 	var few [32][]byte // most objects are small: no map for them
 	names := few[:0]
 	var many map[string]struct{}
-	for w.pos++; ; {
+	w.pos++
+	for count := 1; ; count++ {
 		raw, err := w.member()
 		if raw == nil || err != nil {
 			return err
+		}
+		if count > maxMembers {
+			return malformed("", "an object has more than %d members", maxMembers)
 		}
 		name, again := memberName(raw), false
 		switch {

@@ -54,6 +54,14 @@ func notification(attributes, payload string) string {
 	return fmt.Sprintf(`{"message":{"messageId":"1","attributes":{%s},"data":%q}}`, attributes, base64.StdEncoding.EncodeToString([]byte(payload)))
 }
 
+func manyMembers(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `,"m%d":1`, i)
+	}
+	return "{" + b.String()[1:] + "}"
+}
+
 func TestRejections(t *testing.T) {
 	structured := http.Header{"Content-Type": {ceJSON}}
 	push := http.Header{"Content-Type": {"application/json"}}
@@ -102,6 +110,8 @@ func TestRejections(t *testing.T) {
 		{"the other half", attrs(), `["\udc00"]`, "", events.Malformed, "data", "surrogate"},
 		{"nested too deep", attrs(), strings.Repeat("[", 65) + strings.Repeat("]", 65), "", events.Malformed, "data", "64 deep"},
 		{"nested so deep that a parser may fall", attrs(), strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000), "", events.Malformed, "data", ""},
+		{"more members than anyone needs", attrs(), manyMembers(1<<16 + 1), "", events.Malformed, "data", "65536 members"},
+		{"member twice among many", attrs(), strings.Replace(manyMembers(1000), `"m999"`, `"m1"`, 1), "", events.Malformed, "data.m1", "more than once"},
 		{"attributes past the limit", attrs("Ce-X", strings.Repeat("x", 65<<10)), `{}`, "", events.Malformed, "ce-x", "64 KiB"},
 
 		// CloudEvents in structured mode
