@@ -52,6 +52,7 @@ func FuzzStructured(f *testing.F) {
 }
 
 func checkOutcome(t *testing.T, header http.Header, body []byte, topic string) {
+	t.Helper()
 	e, err := events.DecodeBytes(header, body, topic)
 	if err != nil {
 		var rejection *events.Error
@@ -82,6 +83,7 @@ func checkOutcome(t *testing.T, header http.Header, body []byte, topic string) {
 }
 
 func benchmarkDecode(b *testing.B, name string) {
+	b.Helper()
 	r := post(b, name)
 	_, body, _ := bytes.Cut(file(b, name), []byte("\n\n"))
 	b.SetBytes(int64(len(body)))

@@ -93,7 +93,8 @@ func (w *walker) object(depth int) *Error {
 		if count > maxMembers {
 			return malformed("", "an object has more than %d members", maxMembers)
 		}
-		name, again := memberName(raw), false
+		name := memberName(raw)
+		var again bool
 		switch {
 		case many != nil:
 			_, again = many[string(name)]
