@@ -93,10 +93,31 @@ func run(args []string, stdin io.Reader, stdout io.Writer) error {
 	if runner == "" {
 		runner = "prism"
 	}
-	if _, err := beam.Run(context.Background(), runner, p); err != nil {
+	// Beam leaves an empty file in the temporary folder for each job that it submits.
+	temp, err := os.MkdirTemp("", "pipelines-*")
+	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	defer os.RemoveAll(temp)
+	if err := os.Setenv("TMPDIR", temp); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if _, err := beam.Run(context.Background(), runner, p); err != nil {
+		return fmt.Errorf("%s: %s", name, cause(err))
+	}
 	return nil
+}
+
+// cause is the last of the causes in Beam's error, the one that the pipeline itself gave: the plan of the stage around it, dozens of lines, is in the log.
+func cause(err error) string {
+	text := err.Error()
+	if i := strings.LastIndex(text, "caused by:\n"); i >= 0 {
+		text = text[i+len("caused by:\n"):]
+	}
+	if head, rest, ok := strings.Cut(text, " failed:\n"); ok && strings.HasPrefix(head, "DoFn[") {
+		text = rest
+	}
+	return strings.TrimSpace(text)
 }
 
 // choose takes the pipeline's name from the arguments: the first one, or --pipeline=NAME where a launcher can only pass flags.

@@ -67,8 +67,11 @@ func (c *Clean) Build(s beam.Scope) error {
 	if c.Output == c.Rejects {
 		return fmt.Errorf("--output and --rejects are the same object, %s", c.Output)
 	}
-	good, bad := Validate(s, c.Station, lines.Read(s, c.Input))
-	rejected := lines.Write(s.Scope("Rejects"), beam.Create(s, c.Rejects), RejectsHeader, beam.ParDo(s, rejectCSV, bad))
+	raw, receipts := lines.Read(s, c.Input, RawHeader)
+	good, bad := Validate(s, c.Station, raw)
+	counts := beam.Flatten(s, beam.ParDo(s, oneObservation, good), beam.ParDo(s, oneRow, bad))
+	accounted := lines.Account(s, beam.Create(s, c.Rejects), receipts, counts)
+	rejected := lines.Write(s.Scope("Rejects"), accounted, RejectsHeader, beam.ParDo(s, rejectCSV, bad))
 	approved := beam.ParDo(s.Scope("Judge"), &judgeFn{Output: c.Output, MaxBadRatio: c.MaxBadRatio}, rejected,
 		beam.SideInput{Input: good}, beam.SideInput{Input: bad})
 	lines.Write(s.Scope("Output"), approved, CleanHeader, beam.ParDo(s, observationCSV, good))
@@ -76,8 +79,8 @@ func (c *Clean) Build(s beam.Scope) error {
 }
 
 // Validate takes a PCollection<lines.Line> apart into good rows, a PCollection<Observation>, and bad ones, a PCollection<Row>. A day may occur once:
-// of several rows that are good in themselves, the first in order of object and line stays and the others are bad. Header, empty lines and lines that begin
-// with # are neither. It counts rows_read, rows_good and rows_bad.
+// of several rows that are good in themselves, the first in order of object and line stays and the others are bad. It counts rows_read, rows_good and
+// rows_bad.
 func Validate(s beam.Scope, station string, raw beam.PCollection) (good, bad beam.PCollection) {
 	s = s.Scope("Validate")
 	parsed, bad := beam.ParDo2(s, &parseFn{Station: station}, raw)
@@ -86,11 +89,13 @@ func Validate(s beam.Scope, station string, raw beam.PCollection) (good, bad bea
 }
 
 func init() {
-	register.DoFn4x1[context.Context, lines.Line, func(string, Row), func(Row), error](&parseFn{})
+	register.DoFn4x0[context.Context, lines.Line, func(string, Row), func(Row)](&parseFn{})
 	register.DoFn5x0[context.Context, string, func(*Row) bool, func(Observation), func(Row)](&firstFn{})
 	register.DoFn3x2[string, func(*Observation) bool, func(*Row) bool, string, error](&judgeFn{})
 	register.Function1x1(rejectCSV)
 	register.Function1x1(observationCSV)
+	register.Function1x1(oneObservation)
+	register.Function1x1(oneRow)
 	register.Emitter2[string, Row]()
 	register.Emitter1[Row]()
 	register.Emitter1[Observation]()
@@ -110,23 +115,16 @@ type parseFn struct {
 	Station string
 }
 
-func (f *parseFn) ProcessElement(ctx context.Context, line lines.Line, good func(string, Row), bad func(Row)) error {
-	switch {
-	case line.Number == 1:
-		return wantHeader(line, RawHeader)
-	case line.Text == "", strings.HasPrefix(line.Text, "#"):
-		return nil
-	}
+func (f *parseFn) ProcessElement(ctx context.Context, line lines.Line, good func(string, Row), bad func(Row)) {
 	rowsRead.Inc(ctx, 1)
 	rowBytes.Update(ctx, int64(len(line.Text)))
 	observation, err := ParseRaw(f.Station, line.Text)
 	if err != nil {
 		rowsBad.Inc(ctx, 1)
 		bad(Row{Line: line, Reason: err.Error()})
-		return nil
+		return
 	}
 	good(observation.Date, Row{Line: line, Observation: observation})
-	return nil
 }
 
 type firstFn struct{}
@@ -185,6 +183,8 @@ func (f *judgeFn) ProcessElement(rejects string, good func(*Observation) bool, b
 
 func rejectCSV(r Row) string              { return r.CSV() }
 func observationCSV(o Observation) string { return o.CSV() }
+func oneObservation(Observation) int64    { return 1 }
+func oneRow(Row) int64                    { return 1 }
 
 // required reports which of the named parameters are empty; it takes name, value pairs.
 func required(pairs ...string) error {

@@ -1,9 +1,11 @@
 package weather
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strconv"
@@ -13,6 +15,7 @@ import (
 	"github.com/apache/beam/sdks/v2/go/pkg/beam/register"
 
 	"github.com/penstock/penstock/examples/pipelines/lines"
+	"github.com/penstock/penstock/examples/pipelines/objects"
 )
 
 // PublishReport writes one page about a year at a station from its monthly figures: what an upstream system asks for when it knows that they are complete.
@@ -45,15 +48,17 @@ func (p *PublishReport) Build(s beam.Scope) error {
 	if !fourDigits.MatchString(p.Year) {
 		return fmt.Errorf("--year is %q; want four digits", p.Year)
 	}
-	figures := beam.ParDo(s, parseSummaryLine, lines.Read(s, p.Input))
-	page := beam.ParDo(s, &pageFn{Station: p.Station, Year: p.Year}, beam.Impulse(s), beam.SideInput{Input: figures})
-	lines.Write(s, beam.Create(s, p.Output), "", page)
+	rows, receipts := lines.Read(s, p.Input, SummaryHeader)
+	figures := beam.ParDo(s, parseSummaryLine, rows)
+	accounted := lines.Account(s, beam.Create(s, p.Output), receipts, beam.ParDo(s, oneFigures, figures))
+	beam.ParDo0(s, &publishFn{Station: p.Station, Year: p.Year}, accounted, beam.SideInput{Input: figures})
 	return nil
 }
 
 func init() {
 	register.Function2x1(parseSummaryLine)
-	register.DoFn2x2[[]byte, func(*Figures) bool, string, error](&pageFn{})
+	register.Function1x1(oneFigures)
+	register.DoFn3x1[context.Context, string, func(*Figures) bool, error](&publishFn{})
 	register.Emitter1[Figures]()
 	register.Iter1[Figures]()
 }
@@ -84,9 +89,6 @@ func ParseFigures(line string) (Figures, error) {
 }
 
 func parseSummaryLine(line lines.Line, emit func(Figures)) error {
-	if line.Number == 1 {
-		return wantHeader(line, SummaryHeader)
-	}
 	f, err := ParseFigures(line.Text)
 	if err != nil {
 		return fmt.Errorf("line %d of %s: %w; was it written by summarise?", line.Number, line.Object, err)
@@ -95,11 +97,13 @@ func parseSummaryLine(line lines.Line, emit func(Figures)) error {
 	return nil
 }
 
-type pageFn struct {
+func oneFigures(Figures) int64 { return 1 }
+
+type publishFn struct {
 	Station, Year string
 }
 
-func (p *pageFn) ProcessElement(_ []byte, figures func(*Figures) bool) (string, error) {
+func (p *publishFn) ProcessElement(ctx context.Context, name string, figures func(*Figures) bool) error {
 	var months []Figures
 	for f := (Figures{}); figures(&f); {
 		if f.Station == p.Station && strings.HasPrefix(f.Month, p.Year+"-") {
@@ -107,9 +111,12 @@ func (p *pageFn) ProcessElement(_ []byte, figures func(*Figures) bool) (string, 
 		}
 	}
 	if len(months) == 0 {
-		return "", fmt.Errorf("no figures for station %q in %s; has that year been summarised?", p.Station, p.Year)
+		return fmt.Errorf("no figures for station %q in %s; has that year been summarised?", p.Station, p.Year)
 	}
-	return page(p.Station, p.Year, months), nil
+	return objects.Write(ctx, name, func(w io.Writer) error {
+		_, err := io.WriteString(w, page(p.Station, p.Year, months))
+		return err
+	})
 }
 
 func page(station, year string, months []Figures) string {
@@ -134,6 +141,6 @@ func page(station, year string, months []Figures) string {
 	fmt.Fprintf(&b, "- Precipitation: %s mm, the most in %s (%s mm).\n", formatTenths(all.Precipitation), wettest.Month, formatTenths(wettest.Precipitation))
 	fmt.Fprintf(&b, "- Temperature: %s °C to %s °C, %s °C in the mean.\n", formatTenths(all.TempMin), formatTenths(all.TempMax), formatTenths(all.TempMean()))
 	fmt.Fprintf(&b, "- Warmest month: %s (%s °C); coldest: %s (%s °C).\n", warmest.Month, formatTenths(warmest.TempMean()), coldest.Month, formatTenths(coldest.TempMean()))
-	fmt.Fprintf(&b, "- Days of drizzle %d, fog %d, rain %d, snow %d, sun %d.", all.Drizzle, all.Fog, all.Rain, all.Snow, all.Sun)
+	fmt.Fprintf(&b, "- Days of drizzle %d, fog %d, rain %d, snow %d, sun %d.\n", all.Drizzle, all.Fog, all.Rain, all.Snow, all.Sun)
 	return b.String()
 }
