@@ -194,7 +194,8 @@ type publisher struct {
 	topic string // full name
 
 	mu     sync.Mutex
-	topics *pubsub.Publisher
+	client *pubsub.Client
+	to     *pubsub.Publisher
 }
 
 func (p *publisher) publish(ctx context.Context, m *pubsub.Message) error {
@@ -209,17 +210,27 @@ func (p *publisher) publish(ctx context.Context, m *pubsub.Message) error {
 func (p *publisher) connect() (*pubsub.Publisher, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.topics != nil {
-		return p.topics, nil
+	if p.to != nil {
+		return p.to, nil
 	}
 	project := strings.Split(p.topic, "/")[1] // readSettings checked the form
 	c, err := pubsub.NewClient(context.Background(), project)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Pub/Sub: %w", err)
 	}
-	p.topics = c.Publisher(p.topic)
+	p.client, p.to = c, c.Publisher(p.topic)
 	// A dead letter is rare and its sender waits: it goes at once and alone.
-	p.topics.PublishSettings.CountThreshold = 1
-	p.topics.PublishSettings.Timeout = eventTimeout
-	return p.topics, nil
+	p.to.PublishSettings.CountThreshold = 1
+	p.to.PublishSettings.Timeout = eventTimeout
+	return p.to, nil
+}
+
+// stop ends the connection. A function is never told to stop: this is for tests.
+func (p *publisher) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.to != nil {
+		p.to.Stop()
+		_ = p.client.Close()
+	}
 }

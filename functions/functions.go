@@ -79,7 +79,7 @@ func newReceiver(getenv func(string) string) *receiver {
 		temporal:    dialer.client,
 		publish:     letters.publish,
 		open: func() (folder, error) {
-			return pipeline.Open(set.pipelines, pipeline.FolderOptions{})
+			return pipeline.Open(set.pipelines, pipeline.FolderOptions{Logger: logger})
 		},
 		memory: newMemory(time.Now),
 	}

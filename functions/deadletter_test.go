@@ -1,0 +1,130 @@
+package functions
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"cloud.google.com/go/pubsub/v2"
+	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
+	"cloud.google.com/go/pubsub/v2/pstest"
+	"go.temporal.io/api/serviceerror"
+
+	"github.com/penstock/penstock/events"
+)
+
+// redeliver makes of a dead letter the request that it was, as penstock redrive and any script do.
+func redeliver(t *testing.T, m *pubsub.Message) *events.Event {
+	t.Helper()
+	var e *events.Event
+	var err error
+	if m.Attributes[attrForm] == formHTTP {
+		e, err = events.FromJSON(m.Data, "")
+	} else {
+		header := make(http.Header)
+		for name, value := range m.Attributes {
+			if !strings.HasPrefix(name, "penstock-") {
+				header.Set(name, value)
+			}
+		}
+		e, err = events.DecodeBytes(header, m.Data, m.Attributes[attrTopic])
+	}
+	if err != nil {
+		t.Fatalf("the dead letter does not decode: %v", err)
+	}
+	return e
+}
+
+func TestDeadLetterIsTheWholeDelivery(t *testing.T) {
+	longName := "orders/" + strings.Repeat("ü", 500)
+	withLongID := finalized("orders/a.csv", 1)
+	withLongID.Header.Set("Ce-Traceparent", strings.Repeat("x", 1025))
+	tests := map[string]struct {
+		entryPoint string
+		event      *http.Request
+		pipeline   string
+		identity   string
+	}{
+		"a CloudEvent in binary mode": {NameStorageTrigger, finalized("orders/a.csv", 1), "orders", "finalized:landing/orders/a.csv#1"},
+		"a plain push":                {NamePubSubTrigger, approval("17"), "approvals", "pubsub:projects/penstock-dev/topics/approvals#7"},
+		"an object name so long that the identity does not fit into one attribute": {NameStorageTrigger, finalized(longName, 1), "orders", "finalized:landing/" + longName + "#1"},
+		"a header that does not fit into an attribute":                             {NameStorageTrigger, withLongID, "orders", "finalized:landing/orders/a.csv#1"},
+		"hostile bytes in the name":                                                {NameStorageTrigger, finalized("orders/../${x} {{y}} \"q\", %2F\u202e", 1), "orders", "finalized:landing/orders/../${x} {{y}} \"q\", %2F\u202e#1"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t, ordersFile, approvalsFile)
+			b.temporal.fail = func(string) error { return serviceerror.NewInvalidArgument("not like this") }
+			if w, _ := b.post(t, tt.entryPoint, tt.event); w.Code != 200 || len(b.letters) != 1 {
+				t.Fatalf("%d dead letters, answered %d %s", len(b.letters), w.Code, w.Body)
+			}
+			m := b.letters[0]
+			for attr, value := range m.Attributes {
+				if len(attr) > maxAttributeKey || len(value) > maxAttributeValue || value == "" {
+					t.Errorf("Pub/Sub does not take the attribute %q with %d bytes", attr, len(value))
+				}
+			}
+			identity := m.Attributes[attrIdentity] + m.Attributes[attrIdentity+"-2"]
+			if identity != tt.identity || m.Attributes[attrPipeline] != tt.pipeline || m.Attributes[attrEntryPoint] != tt.entryPoint || !strings.Contains(m.Attributes[attrReason], "not like this") {
+				t.Errorf("attributes %q", m.Attributes)
+			}
+			if got := redeliver(t, m).Identity(); got != tt.identity {
+				t.Errorf("redelivered, it is %q", got)
+			}
+		})
+	}
+}
+
+func TestDeadLetterOfAnUndecodableEventIsItsBytes(t *testing.T) {
+	b := setup(t, ordersFile)
+	const body = "{\"bucket\": \xff\x00"
+	r := cloudEvent("google.cloud.storage.object.v1.finalized", "//storage.googleapis.com/projects/_/buckets/landing", "1", body)
+	b.post(t, NameStorageTrigger, r)
+	if len(b.letters) != 1 || string(b.letters[0].Data) != body || b.letters[0].Attributes["ce-type"] == "" || b.letters[0].Attributes[attrReason] == "" {
+		t.Errorf("dead letters: %+v", b.letters)
+	}
+}
+
+// The publisher against the Pub/Sub server that Google's own tests use.
+func TestPublisher(t *testing.T) {
+	server := pstest.NewServer()
+	t.Cleanup(func() { _ = server.Close() })
+	t.Setenv("PUBSUB_EMULATOR_HOST", server.Addr)
+	const topic = "projects/other-project/topics/dead"
+	p := &publisher{topic: topic}
+	t.Cleanup(p.stop)
+	ctx, cancel := context.WithTimeout(context.Background(), eventTimeout)
+	defer cancel()
+	message := &pubsub.Message{Data: []byte("x"), Attributes: map[string]string{attrReason: "r"}}
+	if err := p.publish(ctx, message); err == nil {
+		t.Error("published to a topic that does not exist")
+	}
+	if _, err := server.GServer.CreateTopic(ctx, &pubsubpb.Topic{Name: topic}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.publish(ctx, message); err != nil {
+		t.Fatal(err)
+	}
+	got := server.Messages()
+	if len(got) != 1 || string(got[0].Data) != "x" || got[0].Attributes[attrReason] != "r" {
+		t.Errorf("published %+v", got)
+	}
+}
+
+func TestSummaryIsCutToWhatTheServerTakes(t *testing.T) {
+	for name, purpose := range map[string]string{
+		"short":             "Load orders.",
+		"long":              strings.Repeat("x", 5000),
+		"long, two bytes":   strings.Repeat("ü", 5000),
+		"grows by encoding": strings.Repeat("<", 5000),
+		"quotes":            strings.Repeat("\"\n", 300),
+	} {
+		got := summary(purpose)
+		encoded, err := json.Marshal(got)
+		if err != nil || len(encoded) > maxSummary || !strings.HasPrefix(purpose, got) || (len(purpose) < 50 && got != purpose) || len(encoded) < 12 {
+			t.Errorf("%s: %d bytes as encoded (%v)", name, len(encoded), err)
+		}
+	}
+}
