@@ -374,9 +374,19 @@ func (r *reader) readScalar(f *field, v *value, where string) bool {
 func (r *reader) readText(f *field, v *value, where string) bool {
 	n := v.node
 	v.text = n.Value
-	if f.required && strings.TrimSpace(v.text) == "" {
-		r.fail(n, "", "%s is empty", where)
-		return false
+	if f.expr != templated {
+		if tag := n.ShortTag(); n.Style == 0 && (tag == "!!int" || tag == "!!float" || tag == "!!bool") {
+			r.fail(n, "put it in quotes", "%s takes text, not %s", where, n.Value)
+			return false
+		}
+		if strings.TrimSpace(v.text) == "" {
+			hint := "leave it out"
+			if f.required || f.name == "" {
+				hint = ""
+			}
+			r.fail(n, hint, "%s is empty", where)
+			return false
+		}
 	}
 	if len(f.enum) > 0 && !slices.Contains(f.enum, v.text) {
 		r.fail(n, cmp.Or(suggest(v.text, f.enum), "write one of "+strings.Join(f.enum, ", ")), "%s is %s, which it cannot be", where, quote(v.text))

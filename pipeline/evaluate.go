@@ -94,7 +94,7 @@ func (m Match) plan(t *Trigger, vars map[string]any) (Plan, error) {
 			plan.Signal.Start = &PlannedWorkflow{s.Start.Type, s.Start.TaskQueue}
 		}
 	}
-	var deferred []reference
+	var deferred []use
 	for _, s := range p.Steps {
 		job, refs, err := s.Dataflow.job(k, vars)
 		if err != nil {
@@ -124,9 +124,9 @@ func (t *Trigger) messageIdentity(e *events.Event, vars map[string]any) (string,
 }
 
 // job renders the launch request as far as the event allows, and returns what the rest uses.
-func (d *Dataflow) job(k events.Kind, vars map[string]any) (Job, []reference, error) {
+func (d *Dataflow) job(k events.Kind, vars map[string]any) (Job, []use, error) {
 	j := Job{Template: d.Template, Classic: d.Classic, Environment: maps.Clone(d.Environment), Location: d.Location, Streaming: d.Streaming}
-	var deferred []reference
+	var deferred []use
 	each := func(in string, values map[string]Value) (map[string]string, error) {
 		var out map[string]string
 		for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -165,9 +165,9 @@ func (d *Dataflow) job(k events.Kind, vars map[string]any) (Job, []reference, er
 }
 
 // pickVars copies what the references use, so that a run's input does not carry the whole event.
-func pickVars(vars map[string]any, refs []reference) Vars {
+func pickVars(vars map[string]any, refs []use) Vars {
 	refs = slices.Clone(refs)
-	slices.SortStableFunc(refs, func(a, b reference) int { return cmp.Compare(len(b.path), len(a.path)) })
+	slices.SortStableFunc(refs, func(a, b use) int { return cmp.Compare(len(b.path), len(a.path)) })
 	var out Vars
 	for _, ref := range refs {
 		if ref.root == "steps" {

@@ -38,18 +38,18 @@ type expression struct {
 	text     string
 	position Position
 	programs map[events.Kind]cel.Program
-	refs     []reference
+	refs     []use
 }
 
-// reference is a use of a variable: root.path[0].path[1]…, as far as the names are constant.
-type reference struct {
+// use is a use of a variable: root.path[0].path[1]…, as far as the names are constant.
+type use struct {
 	root string
 	path []string
 	id   int64
 }
 
 func (e *expression) uses(root string) bool {
-	return slices.ContainsFunc(e.refs, func(r reference) bool { return r.root == root })
+	return slices.ContainsFunc(e.refs, func(r use) bool { return r.root == root })
 }
 
 // scope is what one trigger gives to expressions.
@@ -65,6 +65,7 @@ type place struct {
 	sees    []string // of event, object, run and steps
 	steps   []string // whose results it may use
 	hidden  []string // steps that exist, but are not needed by this one
+	self    string   // the step that the expression belongs to
 	result  []*cel.Type
 	resultA string
 }
@@ -97,11 +98,11 @@ func (r *reader) compile(text string, scopes []scope, at place, locate func(offs
 				}
 			}
 			if len(at.result) > 0 && !slices.ContainsFunc(at.result, checked.OutputType().IsExactType) && checked.OutputType() != cel.DynType {
-				r.report(e.position, Error, "", "%s must be %s, and %s is a %s", at.where, at.resultA, quote(e.text), cel.FormatCELType(checked.OutputType()))
+				r.report(e.position, Error, "", "%s must be %s, and %s is of type %s", at.where, at.resultA, quote(e.text), cel.FormatCELType(checked.OutputType()))
 				return nil
 			}
 			if hint, bad := unprintable[checked.OutputType().Kind()]; bad && len(at.result) == 0 {
-				r.report(e.position, Error, hint, "%s in %s cannot be written as text: it is a %s", quote(e.text), at.where, cel.FormatCELType(checked.OutputType()))
+				r.report(e.position, Error, hint, "%s in %s cannot be written as text: it is of type %s", quote(e.text), at.where, cel.FormatCELType(checked.OutputType()))
 				return nil
 			}
 			program, err := env.Program(checked, programOptions...)
@@ -147,6 +148,8 @@ func (r *reader) checkUses(e *expression, checked *cel.Ast, text string, at plac
 		switch {
 		case len(u.path) == 0:
 			r.report(where(), Error, `write steps.NAME, or steps["NAME"] for a name with a dash`, "steps in %s needs a step's name", at.where)
+		case u.path[0] == at.self:
+			r.report(where(), Error, "", "%s uses the result of its own step", at.where)
 		case slices.Contains(at.hidden, u.path[0]):
 			r.report(where(), Error, fmt.Sprintf("add it: needs: [%s]", u.path[0]), "%s uses the result of step %s, which this step does not need", at.where, u.path[0])
 		case !slices.Contains(at.steps, u.path[0]):
@@ -235,6 +238,9 @@ func (r *reader) celProblems(env *cel.Env, text string, issues *cel.Issues, s sc
 			}
 		}
 		r.report(locate(offset), Error, hint, "%s: %s", at.where, message)
+		if strings.HasPrefix(message, "Syntax error") {
+			return // what follows a syntax error seldom helps
+		}
 	}
 }
 
@@ -291,13 +297,13 @@ func offsetIn(text string, line, col int) int {
 }
 
 // references lists the variables that an expression uses, each with the constant names that follow it.
-func references(e ast.Expr) []reference {
-	var all []reference
+func references(e ast.Expr) []use {
+	var all []use
 	var visit func(e ast.Expr)
 	visit = func(e ast.Expr) {
 		if root, path := chain(e); root != "" {
 			if slices.Contains(variables, root) {
-				all = append(all, reference{root, path, rootID(e)})
+				all = append(all, use{root, path, rootID(e)})
 			}
 			return
 		}

@@ -60,6 +60,7 @@ type folderFile struct {
 	size   int64
 	readAt time.Time
 	sum    [sha256.Size]byte
+	src    []byte // of current, until it is kept as a last good version
 
 	current  *Pipeline // nil if the file is bad as it is
 	problems Problems
@@ -267,9 +268,6 @@ func (f *Folder) look(name string) bool {
 		problems := Problems{{File: path, Message: err.Error()}}
 		unchanged := known && file.current == nil && slices.Equal(file.problems, problems)
 		file.current, file.problems, file.mtime, file.size = nil, problems, time.Time{}, 0
-		if !known {
-			file.lastGood = f.recall(name)
-		}
 		return !unchanged
 	}
 	sum := sha256.Sum256(src)
@@ -281,9 +279,7 @@ func (f *Folder) look(name string) bool {
 	file.current, file.problems = Parse(path, src)
 	if file.current != nil {
 		file.current.Version.ChangedAt = info.ModTime().UTC()
-		f.keep(name, src, info.ModTime())
-	} else if file.lastGood == nil {
-		file.lastGood = f.recall(name)
+		file.src = src
 	}
 	return true
 }
@@ -317,9 +313,18 @@ func (f *Folder) settle(claims, names []string) {
 		switch {
 		case claim(name, file.current):
 			file.inForce, file.lastGood = file.current, file.current
-		case claim(name, file.lastGood):
-			file.inForce = file.lastGood
+			if file.src != nil {
+				f.keep(name, file.src, file.mtime)
+			}
+		default:
+			if file.lastGood == nil {
+				file.lastGood = f.recall(name)
+			}
+			if claim(name, file.lastGood) {
+				file.inForce = file.lastGood
+			}
 		}
+		file.src = nil
 	}
 	state := &folderState{}
 	var pipelines []*Pipeline
@@ -419,6 +424,10 @@ func (f *Folder) keep(name string, src []byte, mtime time.Time) {
 
 func store(dir, path string, src []byte, mtime time.Time) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("keep a last good version: %w", err)
+	}
+	// They are no part of the user's repository, if the folder is.
+	if err := os.WriteFile(filepath.Join(dir, ".gitignore"), []byte("*\n"), 0o644); err != nil {
 		return fmt.Errorf("keep a last good version: %w", err)
 	}
 	temp, err := os.CreateTemp(dir, ".new-*")

@@ -79,11 +79,11 @@ func (r *reader) checkKey(p *Pipeline) {
 	}
 	var fields, captures []string
 	for _, s := range p.Key.segments {
-		if s.source != "" && s.expr == nil {
-			return // it has a problem of its own
+		if s.literal != "" {
+			continue
 		}
 		if s.expr == nil {
-			continue
+			return // it has a problem of its own
 		}
 		for _, ref := range s.expr.refs {
 			name := ""
@@ -97,7 +97,7 @@ func (r *reader) checkKey(p *Pipeline) {
 			}
 		}
 	}
-	const then = "the first event starts a run, and others of the same key do not (key-taken)"
+	const then = "the first event starts a run, and the others are decided key-taken"
 	if len(fields)+len(captures) == 0 {
 		r.report(p.Key.Position, Warning, then, "every event has this key")
 		return

@@ -285,10 +285,8 @@ func (r *reader) dataflow(s *Step, v *value, scopes []scope, needed, hidden []st
 	}
 	d := &s.Dataflow
 	*d = Dataflow{Template: v.get("template").text, Classic: v.get("classic").truth, Location: v.get("location").text, Streaming: v.get("streaming").truth}
-	at := place{sees: variables, steps: needed, hidden: hidden}
-	if s.Name != "" {
-		at.hidden = slices.DeleteFunc(slices.Clone(hidden), func(n string) bool { return n == s.Name })
-	}
+	at := place{sees: variables, steps: needed, self: s.Name}
+	at.hidden = slices.DeleteFunc(slices.Clone(hidden), func(n string) bool { return n == s.Name })
 	for _, name := range v.get("parameters").order {
 		item := v.get("parameters").get(name)
 		at.where = "parameter " + name
