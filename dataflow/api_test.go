@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/penstock/penstock/dataflow"
 )
@@ -158,6 +157,3 @@ func eachCall(t *testing.T, test func(t *testing.T, write bool, do func(ctx cont
 		t.Run(name, func(t *testing.T) { test(t, call.write, call.do) })
 	}
 }
-
-// deadline is a bound that a passing test does not come near.
-const deadline = 30 * time.Second

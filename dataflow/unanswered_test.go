@@ -33,10 +33,8 @@ func TestNoUsableAnswer(t *testing.T) {
 		"lost against another write": refuse(409, "ABORTED", "aborted", "The operation was aborted."),
 		"a page of a login":          reply(200, "<html>Sign in</html>"),
 		"nothing but null":           reply(200, "null"),
-		"an answer without an end":   func(w http.ResponseWriter, r *http.Request) { endless(w, 200) },
-		"a refusal without an end":   func(w http.ResponseWriter, r *http.Request) { endless(w, 500) },
-		"a redirect":                 func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
-		"a redirect of the write": func(w http.ResponseWriter, r *http.Request) {
+		"a redirect": redirect(http.StatusFound),
+		"a redirect of the write": redirect(http.StatusPermanentRedirect),
 			http.Redirect(w, r, "/elsewhere", http.StatusPermanentRedirect)
 		},
 	} {
@@ -60,15 +58,45 @@ func TestNoUsableAnswer(t *testing.T) {
 	}
 }
 
-// endless writes far more than the client reads.
-func endless(w http.ResponseWriter, code int) {
-	w.WriteHeader(code)
-	_, _ = io.WriteString(w, `{"error": {"message": "`)
-	chunk := strings.Repeat("x", 1<<20)
-	for range 64 {
-		if _, err := io.WriteString(w, chunk); err != nil {
+// redirect sends the client elsewhere, where it would find an answer.
+func redirect(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/elsewhere" {
+			reply(200, `{"id": "id", "job": {"id": "id"}}`)(w, r)
 			return
 		}
+		http.Redirect(w, r, "/elsewhere", code)
+	}
+}
+
+// An answer without an end is not read to the end, whether it is a success or a refusal.
+func TestAnswersAreBounded(t *testing.T) {
+	const chunks = 64 // of 1 MiB
+	for _, code := range []int{200, 500} {
+		eachCall(t, func(t *testing.T, write bool, do func(context.Context, *dataflow.Client) error) {
+			cut := make(chan bool, 8)
+			a := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(code)
+				_, _ = io.WriteString(w, `{"id": "id", "job": {"id": "id"}, "more": "`)
+				chunk := strings.Repeat("x", 1<<20)
+				for range chunks {
+					if _, err := io.WriteString(w, chunk); err != nil {
+						cut <- true
+						return
+					}
+				}
+				_, _ = io.WriteString(w, `"}`)
+				cut <- false
+			})
+			want := dataflow.KindTransient
+			if write {
+				want = dataflow.KindUnanswered
+			}
+			failure(t, do(t.Context(), a.client), want)
+			if !<-cut {
+				t.Errorf("%d: all %d MiB were read", code, chunks)
+			}
+		})
 	}
 }
 
