@@ -33,10 +33,8 @@ func TestNoUsableAnswer(t *testing.T) {
 		"lost against another write": refuse(409, "ABORTED", "aborted", "The operation was aborted."),
 		"a page of a login":          reply(200, "<html>Sign in</html>"),
 		"nothing but null":           reply(200, "null"),
-		"a redirect": redirect(http.StatusFound),
-		"a redirect of the write": redirect(http.StatusPermanentRedirect),
-			http.Redirect(w, r, "/elsewhere", http.StatusPermanentRedirect)
-		},
+		"a redirect":                 redirect(http.StatusFound),
+		"a redirect of the write":    redirect(http.StatusPermanentRedirect),
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachCall(t, func(t *testing.T, write bool, do func(context.Context, *dataflow.Client) error) {
