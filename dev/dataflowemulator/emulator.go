@@ -150,18 +150,19 @@ func New(config Config) (*Emulator, error) {
 	return e, nil
 }
 
-// Close ends every job's program, whatever its state, and waits for them and for the events under way. Jobs do not reach a terminal state by it. A launch
-// after Close is refused.
+// Close ends every job's program, whatever its state, and waits for them and for the events under way. Jobs do not reach a terminal state by it. Launches
+// and updates after Close are refused; a second Close does nothing more.
 func (e *Emulator) Close() error {
 	e.mu.Lock()
+	again := e.closed
 	e.closed = true
 	e.mu.Unlock()
 	e.stop()
 	e.wg.Wait()
-	if e.ledger != nil {
-		return e.ledger.close()
+	if e.ledger == nil || again {
+		return nil
 	}
-	return nil
+	return e.ledger.close()
 }
 
 // DefaultLocation is the region that requests without a location speak of.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	pb "cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
+	"google.golang.org/grpc/codes"
 )
 
 // forceLabel on a request to cancel makes it one by force.
@@ -35,6 +36,9 @@ func (e *Emulator) update(in *pb.UpdateJobRequest) (*pb.Job, error) {
 	j, err := e.find(in.ProjectId, in.Location, in.JobId)
 	if err != nil {
 		return nil, err
+	}
+	if e.closed {
+		return nil, refuse(codes.Unavailable, "The emulator is shutting down.")
 	}
 	asked := in.GetJob()
 	mask := in.GetUpdateMask().GetPaths()
