@@ -52,6 +52,9 @@ func TestRunningWorkflowSurvivesSIGKILL(t *testing.T) {
 		t.Fatalf("start a workflow with a search attribute: %v", err)
 	}
 	awaitCount(t, c, `PenstockPipeline = "orders"`, 1)
+	if _, err := os.Stat(db + "-wal"); err != nil {
+		t.Errorf("the database keeps no write-ahead log, which makes it slow: %v", err)
+	}
 	first.kill(t)
 
 	// New ports, and a search attribute that the file has not seen.
