@@ -43,7 +43,8 @@ func pipelines() map[string]Pipeline {
 		"clean":          &weather.Clean{},
 		"summarise":      &weather.Summarise{},
 		"publish-report": &weather.PublishReport{},
-		"heartbeat":      &heartbeat.Options{},
+		"heartbeat":      &heartbeat.Forever{},
+		"wait":           &heartbeat.Wait{},
 	}
 }
 
