@@ -120,7 +120,7 @@ func (r *reader) syntax(err error) {
 	}
 	hint := "look at indentation and quotes there and in the line before"
 	if p.Line > 0 && strings.Contains(r.lines[p.Line-1], "${") {
-		hint = `put a value with ${ } in quotes: inside { } and [ ] YAML reads its braces as its own`
+		hint = `put a value with ${ } in quotes: YAML reads ": ", " #", and inside { } and [ ] its braces, as its own`
 	}
 	r.report(p, Error, hint, "not valid YAML: %s", message)
 }

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // objectPattern is a compiled object pattern: a doublestar glob with named captures. It becomes a regular expression of Go's
@@ -41,6 +42,9 @@ var captureRE = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]{0,39}(\*\*)?$`)
 func parsePattern(pattern string) (*objectPattern, *patternError) {
 	if len(pattern) > maxPatternLength {
 		return nil, &patternError{0, fmt.Sprintf("it has more than %d bytes", maxPatternLength), ""}
+	}
+	if !utf8.ValidString(pattern) {
+		return nil, &patternError{0, "it is not valid UTF-8", ""}
 	}
 	if strings.ContainsAny(pattern, "\r\n") {
 		return nil, &patternError{strings.IndexAny(pattern, "\r\n"), "an object's name has no line ends", ""}
@@ -99,7 +103,7 @@ func (c *patternCompiler) sequence(depth int) *patternError {
 			return nil
 		case ch == '*':
 			c.named = false
-			if bad := c.stars(start); bad != nil {
+			if bad := c.stars(start, depth); bad != nil {
 				return bad
 			}
 		case ch == '?':
@@ -132,18 +136,20 @@ func (c *patternCompiler) sequence(depth int) *patternError {
 }
 
 func (c *patternCompiler) literal() {
-	r := []rune(c.pattern[c.i:min(c.i+4, len(c.pattern))])[0]
-	n := len(string(r))
+	_, n := utf8.DecodeRuneInString(c.pattern[c.i:])
 	c.out.WriteString(regexp.QuoteMeta(c.pattern[c.i : c.i+n]))
 	c.i += n
 }
 
 // stars compiles * and **. A ** that is a whole segment stands for any number of segments, none too: with the slash before it
 // at the end of a pattern, with the one after it elsewhere.
-func (c *patternCompiler) stars(start int) *patternError {
+func (c *patternCompiler) stars(start, depth int) *patternError {
 	begin := c.i
 	for c.i < len(c.pattern) && c.pattern[c.i] == '*' {
 		c.i++
+	}
+	if c.i-begin > 1 && depth > 0 {
+		return &patternError{begin, "** stands in alternatives", "write a trigger for each"}
 	}
 	atStart := begin == start || c.pattern[begin-1] == '/'
 	atEnd := c.i == len(c.pattern) || c.pattern[c.i] == '/'
@@ -156,11 +162,14 @@ func (c *patternCompiler) stars(start int) *patternError {
 	}
 	if c.i < len(c.pattern) { // **/
 		c.i++
+		if rest := c.pattern[c.i:]; rest == "**" || strings.HasPrefix(rest, "**/") {
+			return nil // any number of segments twice is any number of segments
+		}
 		c.out.WriteString(`(?:[^/]*/)*`)
 		return nil
 	}
-	if begin > start { // /** at the end: the slash was written already
-		s := strings.TrimSuffix(c.out.String(), "/")
+	if s := c.out.String(); begin > start && strings.HasSuffix(s, "/") { // /** at the end: the slash was written already
+		s = strings.TrimSuffix(c.out.String(), "/")
 		c.out.Reset()
 		c.out.WriteString(s + `(?:/.*)?`)
 		return nil
