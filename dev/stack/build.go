@@ -100,11 +100,12 @@ func (s *Stack) command(ctx context.Context, what, note, dir, name string, args 
 	began := time.Now()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOWORK=off")
+	// The same build, and the same entries of the cache, with or without a C compiler.
+	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
 	cmd.SysProcAttr = childAttributes()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
-	cmd.Stdout = s.logs.part("build")
+	cmd.Stdout = s.logs.part(buildLog)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -117,7 +118,7 @@ func (s *Stack) command(ctx context.Context, what, note, dir, name string, args 
 	quiet := make(chan struct{})
 	go func() {
 		defer close(quiet)
-		lines := bufio.NewScanner(io.TeeReader(stderr, s.logs.part("build")))
+		lines := bufio.NewScanner(io.TeeReader(stderr, s.logs.part(buildLog)))
 		for lines.Scan() {
 			at.Store(strings.TrimSpace(lines.Text()))
 		}
@@ -131,7 +132,7 @@ func (s *Stack) command(ctx context.Context, what, note, dir, name string, args 
 		return fmt.Errorf("%s: %w", what, ctx.Err())
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w; %s", what, err, s.logs.lastLines("build"))
+		return fmt.Errorf("%s: %w; %s", what, err, s.logs.lastLines(buildLog))
 	}
 	if took := time.Since(began); took > announceAfter {
 		s.progress("%-10s %s (%s)", "done", what, took.Round(100*time.Millisecond))
@@ -149,7 +150,7 @@ func (s *Stack) reportProgress(what, note string, began time.Time, at *atomic.Va
 			return
 		case <-time.After(wait):
 		}
-		wait = 5 * time.Second
+		wait = 10 * time.Second
 		switch where := at.Load().(string); {
 		case first && note != "":
 			s.progress("%-10s %s: %s", "building", what, note)

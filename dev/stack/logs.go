@@ -34,6 +34,7 @@ type partLog struct {
 const (
 	tailLines = 20
 	nameWidth = 9
+	buildLog  = "build" // file only: Options.Progress tells of the builds
 )
 
 var colors = []string{"36", "33", "35", "32", "34", "31", "96", "93"}
@@ -87,7 +88,7 @@ func (p *partLog) line(line string) {
 	if p.file != nil {
 		fmt.Fprintln(p.file, line)
 	}
-	if p.logs.out == nil {
+	if p.logs.out == nil || p.name == buildLog {
 		return
 	}
 	name := fmt.Sprintf("%-*s", nameWidth, p.name)
@@ -137,4 +138,3 @@ func (l *logs) close() error {
 	}
 	return errors.Join(errs...)
 }
-

@@ -1,0 +1,87 @@
+# Everything needs only Go, make and git: `make help` says what there is.
+
+# The same builds everywhere, with or without a C compiler.
+export CGO_ENABLED := 0
+# A go.work of the user's is not ours.
+export GOWORK := off
+
+# Modules with tests of their own; dev/tools only names versions.
+MODULES := . dev dev/temporal examples/pipelines
+
+PIPELINES ?= examples/weather/pipelines
+FUZZTIME ?= 30s
+
+.DEFAULT_GOAL := help
+
+##@ Use
+
+.PHONY: help
+help: ## Say what each target does
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Watch real files start real pipelines, once each; ends by itself
+	@cd dev && go run ./cmd/demo $(ARGS)
+
+.PHONY: dev
+dev: .penstock/bin/penstock-dev ## Run everything here: make dev [PIPELINES=dir] [STATE=dir] [ARGS="-push ..."]
+	@exec .penstock/bin/penstock-dev -pipelines "$(PIPELINES)" $(if $(STATE),-state "$(STATE)") $(ARGS)
+
+# Not `go run`: it does not pass every signal on.
+.PHONY: .penstock/bin/penstock-dev
+.penstock/bin/penstock-dev:
+	@mkdir -p .penstock/bin
+	@test -x $@ || echo "building   penstock-dev: the first time takes about a minute"
+	@cd dev && go build -o ../$@ ./cmd/penstock-dev
+
+.PHONY: build
+build: ## Build the CLI into .penstock/bin/penstock
+	@mkdir -p .penstock/bin
+	go build -o .penstock/bin/penstock ./cmd/penstock
+
+.PHONY: image
+image: ## Build the worker's container image without Docker
+	scripts/build-image
+
+##@ Check
+
+.PHONY: test
+test: check-generated lint test-unit test-e2e ## Run every check: what CI runs
+
+.PHONY: test-unit
+test-unit: ## Test every package of every module, without the local stack
+	@for module in $(MODULES); do \
+		echo "test $$module"; \
+		(cd $$module && go test $$(go list ./... | grep -v -e '/dev/e2e' -e '/dev/stack')) || exit 1; \
+	done
+
+.PHONY: test-e2e
+test-e2e: ## Test the whole on the local stack: a real Temporal server, real Beam pipelines
+	cd dev && go test -timeout 30m ./stack/... ./e2e/...
+
+.PHONY: lint
+lint: ## Lint every module, and the workflows for what would not replay
+	scripts/lint
+
+.PHONY: check-generated
+check-generated: ## Check that generated files are up to date
+	scripts/check-generated
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for FUZZTIME (30s)
+	scripts/fuzz $(FUZZTIME)
+
+.PHONY: bench
+bench: ## Measure the hot paths
+	go test -run '^$$' -bench . -benchmem ./...
+	cd dev && go test -run '^$$' -bench . -benchmem ./...
+
+##@ Tidy
+
+.PHONY: generate
+generate: ## Bring generated files up to date
+	go generate ./...
+
+.PHONY: clean
+clean: ## Remove what was built, and the state of the local stack
+	rm -rf .penstock
