@@ -1,6 +1,10 @@
 package pipeline
 
-import "github.com/penstock/penstock/events"
+import (
+	"slices"
+
+	"github.com/penstock/penstock/events"
+)
 
 // MatchPattern matches a name against a pattern without captures; ok is false for another pattern or a bad one.
 func MatchPattern(pattern, name string) (matches, ok bool) {
@@ -14,3 +18,19 @@ func MatchPattern(pattern, name string) (matches, ok bool) {
 
 // Candidates counts the triggers that matching looks at.
 func Candidates(s *Set, e *events.Event) int { return len(s.candidates(e)) }
+
+// EnvironmentNames returns the names of the environment's fields by kind of template, sorted.
+func EnvironmentNames() map[string][]string {
+	names := map[string][]string{}
+	for _, f := range flexEnvironment {
+		if environmentNames[f.name] != classicOnly {
+			names["flex"] = append(names["flex"], f.name)
+		}
+		if environmentNames[f.name] != flexOnly {
+			names["classic"] = append(names["classic"], f.name)
+		}
+	}
+	slices.Sort(names["flex"])
+	slices.Sort(names["classic"])
+	return names
+}
