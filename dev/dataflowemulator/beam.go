@@ -116,25 +116,28 @@ func (r *beamRun) watch(ctx context.Context, child *process, prism *prismServer)
 	tick := time.NewTicker(metricsEvery)
 	defer tick.Stop()
 	var deadline <-chan time.Time
-	exited := child.exited
+	exited, stopped := child.exited, false
 	for {
 		select {
 		case outcome := <-ended:
+			if stopped {
+				// What Prism makes of a pipeline that was told to stop is no news: not even a failure.
+				return Outcome{State: pb.JobState_JOB_STATE_CANCELLED}
+			}
 			return outcome
 		case stop := <-r.control.Stops():
 			if stop == ForceCancel {
 				return Outcome{State: pb.JobState_JOB_STATE_CANCELLED}
 			}
 			// Prism cannot drain: a drain stops the job as a cancel does.
+			stopped = true
 			if _, err := r.client.Cancel(ctx, &jobpb.CancelJobRequest{JobId: r.id}); err != nil {
 				r.control.Message(pb.JobMessageImportance_JOB_MESSAGE_WARNING, fmt.Sprintf("Prism could not cancel the job, so it is killed: %v", err))
 				return Outcome{State: pb.JobState_JOB_STATE_CANCELLED}
 			}
-			if deadline == nil {
-				deadline = time.After(r.command.Grace)
-			}
+			deadline = time.After(r.command.Grace)
 		case <-deadline:
-			if exited == nil {
+			if exited == nil && !stopped {
 				return Failed("%s", child.describe("The pipeline's process was gone before its job had ended. It"))
 			}
 			return Outcome{State: pb.JobState_JOB_STATE_CANCELLED}

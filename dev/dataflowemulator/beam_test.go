@@ -48,7 +48,7 @@ func beam(t *testing.T) (*dataflowemulator.Emulator, *states, string) {
 	}
 	folder, sink := t.TempDir(), newStates()
 	images := map[string]dataflowemulator.Program{}
-	for _, name := range []string{"heartbeat", "clean"} {
+	for _, name := range []string{"heartbeat", "wait", "clean"} {
 		images[name] = dataflowemulator.Command{
 			// The shell leaves its process ID, then becomes the pipeline.
 			Argv:  []string{"/bin/sh", "-c", `echo $$ > "$PID"; exec "$@"`, "sh", binary, name},
@@ -62,7 +62,7 @@ func beam(t *testing.T) (*dataflowemulator.Emulator, *states, string) {
 
 func TestBeamPipelineRunsAsAJob(t *testing.T) {
 	e, sink, folder := beam(t)
-	id := launch(t, e, "heartbeat", "beats", map[string]string{"beats": "5", "interval": "20ms"})
+	id := launch(t, e, "wait", "wait", map[string]string{"for": "20ms"})
 	if got := wait(t, e, id); got != pb.JobState_JOB_STATE_DONE {
 		t.Fatalf("the job ended in %v: %s", got, firstError(t, e, id))
 	}
@@ -79,22 +79,31 @@ func TestBeamPipelineRunsAsAJob(t *testing.T) {
 	}
 	committed := 0.0
 	for _, m := range metrics.Metrics {
-		if m.Name.Origin == "user" && m.Name.Name == "beats" && m.Name.Context["tentative"] == "" {
+		if m.Name.Origin == "user" && m.Name.Name == "waited_ms" && m.Name.Context["tentative"] == "" {
 			committed += m.Scalar.GetNumberValue()
 			if m.Name.Context["namespace"] != "heartbeat" || m.Name.Context["step"] == "" {
 				t.Errorf("the counter's context is %v", m.Name.Context)
 			}
 		}
 	}
-	if committed != 5 {
-		t.Errorf("the job counted %v beats, want 5", committed)
+	if committed != 20 {
+		t.Errorf("the job counted %v ms, want 20", committed)
 	}
-	if j, err := e.GetJob(t.Context(), &pb.GetJobRequest{ProjectId: project, Location: region, JobId: id}); err != nil || j.Type != pb.JobType_JOB_TYPE_STREAMING {
-		t.Errorf("a job with an unbounded collection is %v, %v", j.GetType(), err)
+	if got := jobType(t, e, id); got != pb.JobType_JOB_TYPE_BATCH {
+		t.Errorf("a job whose collections are all bounded is %v", got)
 	}
 	if _, err := os.Stat(filepath.Join(folder, id+".log")); err != nil {
 		t.Errorf("the job's log: %v", err)
 	}
+}
+
+func jobType(t *testing.T, e *dataflowemulator.Emulator, id string) pb.JobType {
+	t.Helper()
+	j, err := e.GetJob(t.Context(), &pb.GetJobRequest{ProjectId: project, Location: region, JobId: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j.Type
 }
 
 func TestBeamPipelineThatFailsTellsWhy(t *testing.T) {
@@ -127,8 +136,11 @@ func TestBeamPipelineIsStopped(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, sink, folder := beam(t)
-			id := launch(t, e, "heartbeat", "beats", map[string]string{"beats": "0"})
+			id := launch(t, e, "heartbeat", "beats", map[string]string{"interval": "20ms"})
 			sink.until(t, id, "JOB_STATE_RUNNING")
+			if got := jobType(t, e, id); got != pb.JobType_JOB_TYPE_STREAMING {
+				t.Errorf("a job with an unbounded collection is %v", got)
+			}
 			if _, err := e.UpdateJob(t.Context(), &pb.UpdateJobRequest{ProjectId: project, Location: region, JobId: id, Job: &pb.Job{RequestedState: test.request}}); err != nil {
 				t.Fatal(err)
 			}
@@ -142,7 +154,7 @@ func TestBeamPipelineIsStopped(t *testing.T) {
 
 func TestBeamPipelineThatIsKilledFails(t *testing.T) {
 	e, sink, folder := beam(t)
-	id := launch(t, e, "heartbeat", "beats", map[string]string{"beats": "0"})
+	id := launch(t, e, "heartbeat", "beats", map[string]string{"interval": "20ms"})
 	sink.until(t, id, "JOB_STATE_RUNNING")
 	if err := syscall.Kill(pipelinePID(t, folder), syscall.SIGKILL); err != nil {
 		t.Fatal(err)

@@ -115,8 +115,15 @@ func (s *states) until(t *testing.T, id, state string) []dataflowemulator.Status
 	defer s.mu.Unlock()
 	for {
 		for _, e := range s.events {
-			if p := payload(t, e); p["id"] == id && p["currentState"] == state {
+			p := payload(t, e)
+			if p["id"] != id {
+				continue
+			}
+			if p["currentState"] == state {
 				return slices.Clone(s.events)
+			}
+			if p["currentState"] == "JOB_STATE_FAILED" {
+				t.Fatalf("job %s has failed and will not be %s", id, state)
 			}
 		}
 		if time.Now().After(end) {

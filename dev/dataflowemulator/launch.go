@@ -87,7 +87,7 @@ func (e *Emulator) LaunchFlexTemplate(ctx context.Context, in *pb.LaunchFlexTemp
 		WorkerRegion: env.WorkerRegion, WorkerZone: env.WorkerZone, FlexResourceSchedulingGoal: env.FlexrsGoal,
 	}
 	r.shown = shown("templateLocation", r.template, "serviceAccountEmail", env.ServiceAccountEmail, "tempLocation", env.TempLocation, "stagingLocation", env.StagingLocation,
-		"network", env.Network, "subnetwork", env.Subnetwork, "workerMachineType", env.MachineType, "sdkContainerImage", env.SdkContainerImage)
+		"network", env.Network, "subnetwork", env.Subnetwork, "workerMachineType", env.MachineType, "machineType", env.MachineType, "sdkContainerImage", env.SdkContainerImage)
 	j, err := e.launch(ctx, op, r, in.ValidateOnly)
 	if err != nil || j == nil {
 		return &pb.LaunchFlexTemplateResponse{}, err
@@ -164,7 +164,7 @@ func (e *Emulator) classic(ctx context.Context, project, location, path string, 
 			WorkerRegion: env.WorkerRegion, WorkerZone: env.WorkerZone,
 		},
 		shown: shown("templateLocation", path, "serviceAccountEmail", env.ServiceAccountEmail, "tempLocation", env.TempLocation,
-			"network", env.Network, "subnetwork", env.Subnetwork, "workerMachineType", env.MachineType),
+			"network", env.Network, "subnetwork", env.Subnetwork, "workerMachineType", env.MachineType, "machineType", env.MachineType),
 		update: p.Update, renames: p.TransformNameMapping,
 	}, nil
 }
