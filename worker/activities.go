@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
-	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/penstock/penstock/dataflow"
@@ -43,17 +41,18 @@ type Dataflow interface {
 	FirstError(ctx context.Context, project, location, jobID string) (string, error)
 }
 
+// Temporal is the part of client.Client that the activities use.
+type Temporal interface {
+	DescribeWorkflowExecution(ctx context.Context, workflowID, runID string) (*workflowservice.DescribeWorkflowExecutionResponse, error)
+	TerminateWorkflow(ctx context.Context, workflowID, runID, reason string, details ...any) error
+}
+
 // Activities call Dataflow and Temporal, each once: the workflows repeat.
 type Activities struct {
 	Dataflow Dataflow
-	Temporal client.Client
-	// Namespace is the Temporal namespace that Temporal is connected to.
-	Namespace string
-
-	label struct {
-		sync.Mutex
-		uuid string
-	}
+	Temporal Temporal
+	// NamespaceID is the UUID of the Temporal namespace; it is asked until it answers.
+	NamespaceID func(ctx context.Context) (string, error)
 }
 
 // launchRequest is the input of Launch.
@@ -115,10 +114,11 @@ func view(j dataflow.Job) jobView {
 // not begin.
 func (a *Activities) Launch(ctx context.Context, req launchRequest) (launchReply, error) {
 	in := req.Job
-	label, err := a.deploymentLabel(ctx, in.Deployment)
+	namespace, err := a.NamespaceID(ctx)
 	if err != nil {
 		return launchReply{Kind: replyTransient, Message: err.Error()}, nil
 	}
+	label := runs.DeploymentLabel(in.Deployment, namespace)
 	job, err := in.Job.Render(in.Vars, in.Steps)
 	if err != nil {
 		return launchReply{Kind: replyRefused, Refusal: refusalRender, Message: err.Error()}, nil
@@ -235,20 +235,6 @@ func failure(err error) launchReply {
 	return r
 }
 
-// deploymentLabel is the label by which jobs are known to be this deployment's.
-func (a *Activities) deploymentLabel(ctx context.Context, deployment string) (string, error) {
-	a.label.Lock()
-	defer a.label.Unlock()
-	if a.label.uuid == "" {
-		ns, err := a.Temporal.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: a.Namespace})
-		if err != nil {
-			return "", fmt.Errorf("describe the Temporal namespace %q for the label of our jobs: %w", a.Namespace, err)
-		}
-		a.label.uuid = ns.GetNamespaceInfo().GetId()
-	}
-	return runs.DeploymentLabel(deployment, a.label.uuid), nil
-}
-
 // checkRequest is the input of Check, and names the job in other inputs.
 type checkRequest struct {
 	Project  string `json:"project"`
@@ -315,6 +301,8 @@ const (
 // stopRequest is the input of Stop.
 type stopRequest struct {
 	checkRequest
+	// At is the workflow's time, by which the graces are counted.
+	At time.Time `json:"at"`
 	// Cancelled is when a cancel was accepted; zero: none was.
 	Cancelled   time.Time     `json:"cancelled,omitzero"`
 	CancelGrace time.Duration `json:"cancelGrace"`
@@ -330,7 +318,7 @@ func (a *Activities) Stop(ctx context.Context, req stopRequest) (checkReply, err
 	if err != nil {
 		return checkReply{}, err
 	}
-	reply := checkReply{Job: view(job), Asked: nextStop(job, req, time.Now())}
+	reply := checkReply{Job: view(job), Asked: nextStop(job, req)}
 	switch reply.Asked {
 	case askedDrain:
 		err = a.Dataflow.Drain(ctx, req.Project, req.Location, req.JobID)
@@ -351,17 +339,17 @@ func (a *Activities) Stop(ctx context.Context, req stopRequest) (checkReply, err
 	return reply, err
 }
 
-// nextStop is what to ask of a job that is to end, as it was seen at now.
-func nextStop(job dataflow.Job, req stopRequest, now time.Time) string {
+// nextStop is what to ask of a job that is to end.
+func nextStop(job dataflow.Job, req stopRequest) string {
 	cancelled := !req.Cancelled.IsZero()
 	switch {
 	case job.State.Terminal():
 		return askedNothing
-	case job.State == dataflow.StateDraining && now.Sub(job.StateTime) < req.DrainGrace:
+	case job.State == dataflow.StateDraining && req.At.Sub(job.StateTime) < req.DrainGrace:
 		return askedNothing
 	case job.State == dataflow.StateRunning && job.Type == dataflow.TypeStreaming && !cancelled:
 		return askedDrain
-	case cancelled && now.Sub(req.Cancelled) >= req.CancelGrace:
+	case cancelled && req.At.Sub(req.Cancelled) >= req.CancelGrace:
 		return askedForce
 	case job.State == dataflow.StateCancelling && cancelled:
 		return askedNothing

@@ -233,8 +233,8 @@ func (j *job) watch() {
 	if j.in.Job.Streaming && running && !j.state.Announced {
 		j.announce()
 	}
-	if t := j.wrongType(); t != "" {
-		j.refusal, j.message = refusalType, t
+	if j.wrongType() != "" {
+		j.refusal = refusalType
 		j.setStop(runs.StopWrongType)
 	}
 	if j.deadlinePassed(now) {
@@ -290,6 +290,7 @@ func (j *job) check() {
 func (j *job) pursueStop() {
 	req := stopRequest{
 		checkRequest: j.checkRequest(),
+		At:           workflow.Now(j.ctx),
 		Cancelled:    j.state.StopAsked,
 		CancelGrace:  j.w.timing.CancelGrace,
 		DrainGrace:   j.w.timing.DrainGrace,
@@ -448,6 +449,9 @@ func (j *job) result() runs.JobResult {
 		}
 		if r.Outcome == runs.OutcomeCancelled && stop == nil {
 			r.Error = "the job was cancelled, not by its run"
+		}
+		if j.refusal == refusalType {
+			r.Error = j.wrongType()
 		}
 		if r.Outcome == runs.OutcomeTimedOut {
 			r.Error = fmt.Sprintf("the job was stopped because the step's timeout of %v had passed", j.in.Timeout)

@@ -34,7 +34,8 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 	info := workflow.GetInfo(ctx)
 	r := &run{
 		ctx: open, w: w, in: in, id: info.WorkflowExecution.ID,
-		fresh: info.WorkflowExecution.RunID == info.FirstRunID,
+		// (Temporal's test environment leaves FirstRunID empty; a server never does.)
+		fresh: info.FirstRunID == "" || info.WorkflowExecution.RunID == info.FirstRunID,
 	}
 	for _, s := range in.Steps {
 		r.steps = append(r.steps, newStep(s, in.Earlier[s.Name]))

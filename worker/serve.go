@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -90,7 +91,7 @@ func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 		return err
 	}
 	w := sdkworker.New(temporal, runs.TaskQueue(s.Deployment), workerOptions(s))
-	Register(w, workflows, &Activities{Dataflow: jobs, Temporal: temporal, Namespace: options.Namespace})
+	Register(w, workflows, &Activities{Dataflow: jobs, Temporal: temporal, NamespaceID: namespaceID(temporal, options.Namespace)})
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("start the worker: %w", err)
 	}
@@ -142,6 +143,23 @@ func dialUntil(ctx context.Context, options client.Options, log *slog.Logger) (c
 			return nil, ctx.Err()
 		case <-time.After(wait):
 		}
+	}
+}
+
+// namespaceID asks for the namespace's UUID until it has been told it.
+func namespaceID(c client.Client, namespace string) func(context.Context) (string, error) {
+	var known atomic.Pointer[string]
+	return func(ctx context.Context) (string, error) {
+		if id := known.Load(); id != nil {
+			return *id, nil
+		}
+		d, err := c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
+		if err != nil {
+			return "", fmt.Errorf("describe the Temporal namespace %q for the label of our jobs: %w", namespace, err)
+		}
+		id := d.GetNamespaceInfo().GetId()
+		known.Store(&id)
+		return id, nil
 	}
 }
 

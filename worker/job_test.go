@@ -1,0 +1,550 @@
+package worker_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/testsuite"
+
+	"github.com/penstock/penstock/dataflow"
+	"github.com/penstock/penstock/pipeline"
+	"github.com/penstock/penstock/runs"
+	"github.com/penstock/penstock/worker"
+)
+
+const (
+	project   = "acme"
+	location  = "us-central1"
+	namespace = "7c2b2f0e-0000-4000-8000-000000000001"
+)
+
+// bundle is one Temporal test environment with the worker's workflows and activities
+// in it, on top of a Dataflow of its own. Its clock jumps over waits.
+type bundle struct {
+	*testsuite.TestWorkflowEnvironment
+	dataflow *service
+	temporal *executions
+	begun    time.Time
+}
+
+func setup(t *testing.T) *bundle {
+	t.Helper()
+	var suite testsuite.WorkflowTestSuite
+	env := suite.NewTestWorkflowEnvironment()
+	env.SetTestTimeout(30 * time.Second)
+	w, err := worker.New(worker.Timing{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bundle{
+		TestWorkflowEnvironment: env,
+		dataflow:                &service{now: env.Now},
+		temporal:                &executions{},
+		begun:                   env.Now(),
+	}
+	worker.Register(env, w, &worker.Activities{
+		Dataflow: b.dataflow, Temporal: b.temporal,
+		NamespaceID: func(context.Context) (string, error) { return namespace, nil },
+	})
+	return b
+}
+
+// jobInput is an attempt whose job name nobody used before.
+func jobInput() runs.JobInput {
+	return runs.JobInput{
+		Version: runs.RecordVersion, Deployment: "dev", Pipeline: "orders", RunID: "dev/orders/k", Key: "k",
+		Step: "load", Attempt: 1, Project: project, Location: location,
+		JobName: runs.JobName("dev", "orders", "k", "load", 1),
+		Job:     pipeline.Job{Template: "gs://templates/load.json", Parameters: map[string]string{"input": "gs://b/o"}},
+		First:   true, Timeout: 24 * time.Hour,
+	}
+}
+
+// status signals a state of a job the given time after the workflow's start.
+func (b *bundle) status(after time.Duration, id string, state dataflow.State, at time.Duration) {
+	b.RegisterDelayedCallback(func() {
+		b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: id, State: string(state), StateTime: b.begun.Add(at)})
+	}, after)
+}
+
+// ends lets a job come to an end, and its event arrive, the given time after the start.
+func (b *bundle) ends(after time.Duration, id string, state dataflow.State) {
+	b.RegisterDelayedCallback(func() {
+		b.dataflow.mu.Lock()
+		b.dataflow.set(b.dataflow.job(id), state)
+		b.dataflow.mu.Unlock()
+		b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: id, State: string(state), StateTime: b.Now()})
+	}, after)
+}
+
+func (b *bundle) runJob(t *testing.T, in runs.JobInput) runs.JobResult {
+	t.Helper()
+	in.Begun = b.begun
+	b.ExecuteWorkflow(runs.TypeJob, in)
+	if !b.IsWorkflowCompleted() {
+		t.Fatal("the workflow did not complete")
+	}
+	if err := b.GetWorkflowError(); err != nil {
+		t.Fatal(err)
+	}
+	var r runs.JobResult
+	if err := b.GetWorkflowResult(&r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (b *bundle) calls(t *testing.T, want map[string]int) {
+	t.Helper()
+	for call, n := range want {
+		if got := b.dataflow.count(call); got != n {
+			t.Errorf("%d calls of %s, want %d; calls: %v", got, call, n, b.dataflow.calls)
+		}
+	}
+}
+
+func check(t *testing.T, r runs.JobResult, want runs.Outcome, jobID string) {
+	t.Helper()
+	if r.Outcome != want || r.JobID != jobID {
+		t.Errorf("outcome %s of job %q, want %s of %q (error %q, note %q)", r.Outcome, r.JobID, want, jobID, r.Error, r.Note)
+	}
+}
+
+// A job that goes well costs a look, a launch and a read of its metrics.
+func TestAJobThatGoesWellCostsThreeCalls(t *testing.T) {
+	b := setup(t)
+	b.dataflow.metrics = map[string]int64{"rows": 12}
+	b.status(10*time.Second, "job-1", dataflow.StateRunning, 10*time.Second)
+	b.ends(20*time.Minute, "job-1", dataflow.StateDone)
+	r := b.runJob(t, jobInput())
+	check(t, r, runs.OutcomeSucceeded, "job-1")
+	if r.Metrics["rows"] != 12 || r.Parameters["input"] != "gs://b/o" || r.Adopted {
+		t.Errorf("result %+v", r)
+	}
+	if len(b.dataflow.calls) != 3 {
+		t.Errorf("calls %v, want find, launch, metrics", b.dataflow.calls)
+	}
+	job := b.dataflow.jobs[0]
+	for label, want := range map[string]string{
+		runs.LabelDeployment: runs.DeploymentLabel("dev", namespace),
+		runs.LabelPipeline:   "orders",
+		runs.LabelRun:        runs.RunLabel("dev/orders/k"),
+	} {
+		if job.Labels[label] != want {
+			t.Errorf("label %s is %q, want %q", label, job.Labels[label], want)
+		}
+	}
+	if job.Labels[runs.LabelSpec] == "" {
+		t.Error("the job has no spec label")
+	}
+}
+
+// While a job runs without news, one timer is all that is alive, and one look an hour.
+func TestALostEndIsFoundByTheSafetyTimer(t *testing.T) {
+	b := setup(t)
+	b.RegisterDelayedCallback(func() {
+		b.dataflow.mu.Lock()
+		defer b.dataflow.mu.Unlock()
+		b.dataflow.set(b.dataflow.job("job-1"), dataflow.StateDone)
+	}, 150*time.Minute)
+	r := b.runJob(t, jobInput())
+	check(t, r, runs.OutcomeSucceeded, "job-1")
+	b.calls(t, map[string]int{"get": 3, "launch": 1})
+}
+
+func TestALaunchWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
+	for name, tc := range map[string]struct {
+		arrange func(b *bundle)
+		finds   int
+	}{
+		"the job shows up in the list":                   {func(*bundle) {}, 2},
+		"the list lags behind":                           {func(b *bundle) { b.dataflow.lag = 3 }, 5},
+		"the job is over before the next look":           {func(b *bundle) { b.dataflow.launched = func(j *dataflow.Job) { b.dataflow.set(j, dataflow.StateDone) } }, 2},
+		"the status event names it before any list does": {func(b *bundle) { b.dataflow.lag = 100; b.status(time.Second, "job-1", dataflow.StatePending, 0) }, 1},
+		"a status event of another's job under our name": {func(b *bundle) { b.status(time.Second, "job-x", dataflow.StatePending, 0) }, 2},
+		"an answer of 409 that does not name the job": {func(b *bundle) {
+			b.dataflow.onLaunch = func(int, dataflow.Launch) error { return refusal(dataflow.KindAlreadyExists, "active") }
+		}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			b.dataflow.lost = true
+			b.dataflow.onLaunch = func(int, dataflow.Launch) error { return refusal(dataflow.KindUnanswered, "reset by peer") }
+			tc.arrange(b)
+			b.ends(time.Hour, "job-1", dataflow.StateDone)
+			r := b.runJob(t, jobInput())
+			check(t, r, runs.OutcomeSucceeded, "job-1")
+			b.calls(t, map[string]int{"launch": 1})
+			if !r.Adopted {
+				t.Error("the job was adopted, and the result does not say so")
+			}
+		})
+	}
+}
+
+// Only after the horizon is a launch that nobody answered taken not to have happened.
+func TestALaunchThatWasLostIsRepeatedAfterTheHorizon(t *testing.T) {
+	b := setup(t)
+	var again time.Time
+	b.dataflow.onLaunch = func(n int, _ dataflow.Launch) error {
+		if n == 1 {
+			return refusal(dataflow.KindUnanswered, "reset by peer")
+		}
+		again = b.Now()
+		return nil
+	}
+	b.ends(time.Hour, "job-1", dataflow.StateDone)
+	check(t, b.runJob(t, jobInput()), runs.OutcomeSucceeded, "job-1")
+	b.calls(t, map[string]int{"launch": 2})
+	if waited := again.Sub(b.begun); waited < 2*time.Minute || waited > 4*time.Minute {
+		t.Errorf("launched again after %v, want the horizon of 2 minutes and the call's 30 seconds", waited)
+	}
+}
+
+func TestATakenNameIsLookedAtBeforeAnythingIsLaunched(t *testing.T) {
+	label := runs.DeploymentLabel("dev", namespace)
+	in := jobInput()
+	spec := dataflow.Launch{Template: in.Job.Template, Parameters: in.Job.Parameters}.SpecHash()
+	for name, tc := range map[string]struct {
+		labels  map[string]string
+		state   dataflow.State
+		outcome runs.Outcome
+		refusal string
+		says    string
+	}{
+		"our finished job is this attempt's": {map[string]string{runs.LabelDeployment: label, runs.LabelSpec: spec}, dataflow.StateDone, runs.OutcomeSucceeded, "", ""},
+		"our failed job is this attempt's":   {map[string]string{runs.LabelDeployment: label, runs.LabelSpec: spec}, dataflow.StateFailed, runs.OutcomeFailed, "", ""},
+		"another deployment's job":           {map[string]string{runs.LabelDeployment: "dev-00000000", runs.LabelSpec: spec}, dataflow.StateRunning, runs.OutcomeFailed, "foreign", "dev-00000000"},
+		"a job without labels":               {nil, dataflow.StateRunning, runs.OutcomeFailed, "foreign", "left alone"},
+		"our job with other contents":        {map[string]string{runs.LabelDeployment: label, runs.LabelSpec: "0123456789abcdef"}, dataflow.StateRunning, runs.OutcomeFailed, "mismatch", spec},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			b.dataflow.jobs = []*dataflow.Job{{ID: "job-old", Name: in.JobName, State: tc.state, StateTime: b.begun, Labels: tc.labels}}
+			r := b.runJob(t, in)
+			if r.Outcome != tc.outcome || r.Refusal != tc.refusal || !strings.Contains(r.Error, tc.says) {
+				t.Errorf("outcome %s, refusal %q, error %q", r.Outcome, r.Refusal, r.Error)
+			}
+			b.calls(t, map[string]int{"launch": 0, "cancel": 0})
+		})
+	}
+}
+
+func TestARefusalEndsTheAttempt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		kind    dataflow.Kind
+		refusal string
+	}{
+		"parameters that the template rejects": {dataflow.KindInvalid, "invalid"},
+		"a template that does not exist":       {dataflow.KindNotFound, "invalid"},
+		"no permission":                        {dataflow.KindPermission, "permission"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			b.dataflow.onLaunch = func(int, dataflow.Launch) error { return refusal(tc.kind, "so it is") }
+			r := b.runJob(t, jobInput())
+			check(t, r, runs.OutcomeFailed, "")
+			if r.Refusal != tc.refusal || !strings.Contains(r.Error, "so it is") {
+				t.Errorf("refusal %q, error %q", r.Refusal, r.Error)
+			}
+			if took := b.Now().Sub(b.begun); took > time.Minute {
+				t.Errorf("it took %v", took)
+			}
+		})
+	}
+}
+
+// A workflow that is not the first under its name cannot know what was written before
+// it: nothing is launched, and no refusal believed, within the horizon.
+func TestASuccessorLooksForTheHorizon(t *testing.T) {
+	b := setup(t)
+	var launched time.Time
+	b.dataflow.launched = func(*dataflow.Job) { launched = b.Now() }
+	b.ends(time.Hour, "job-1", dataflow.StateDone)
+	in := jobInput()
+	in.First = false
+	check(t, b.runJob(t, in), runs.OutcomeSucceeded, "job-1")
+	if waited := launched.Sub(b.begun); waited < 2*time.Minute {
+		t.Errorf("launched after %v, want the horizon to pass", waited)
+	}
+}
+
+func TestAQuotaRefusalWaitsUnderTheSameName(t *testing.T) {
+	b := setup(t)
+	b.dataflow.onLaunch = func(n int, _ dataflow.Launch) error {
+		if n < 4 {
+			return refusal(dataflow.KindQuota, "25 concurrent jobs")
+		}
+		return nil
+	}
+	b.ends(time.Hour, "job-1", dataflow.StateDone)
+	r := b.runJob(t, jobInput())
+	check(t, r, runs.OutcomeSucceeded, "job-1")
+	b.calls(t, map[string]int{"launch": 4})
+	if b.dataflow.jobs[0].Name != jobInput().JobName {
+		t.Errorf("name %s", b.dataflow.jobs[0].Name)
+	}
+}
+
+func TestTroubleThatPassesIsWaitedOut(t *testing.T) {
+	b := setup(t)
+	b.dataflow.onFind = func(n int) error {
+		if n < 3 {
+			return refusal(dataflow.KindTransient, "503")
+		}
+		return nil
+	}
+	b.ends(time.Hour, "job-1", dataflow.StateDone)
+	check(t, b.runJob(t, jobInput()), runs.OutcomeSucceeded, "job-1")
+	b.calls(t, map[string]int{"find": 3, "launch": 1})
+}
+
+func TestATimeoutCancelsAndTheTerminalStateDecides(t *testing.T) {
+	for name, tc := range map[string]struct {
+		state   dataflow.State // that the cancel finds or brings about
+		refused dataflow.Kind
+		outcome runs.Outcome
+	}{
+		"the cancel wins":          {dataflow.StateCancelled, "", runs.OutcomeTimedOut},
+		"the job is done first":    {dataflow.StateDone, dataflow.KindTerminated, runs.OutcomeSucceeded},
+		"the job has failed first": {dataflow.StateFailed, dataflow.KindTerminated, runs.OutcomeFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			b.dataflow.onCancel = func(int, bool) error {
+				if tc.refused == "" {
+					return nil
+				}
+				b.dataflow.set(b.dataflow.job("job-1"), tc.state)
+				return refusal(tc.refused, "the job has terminated")
+			}
+			in := jobInput()
+			in.Timeout = 30 * time.Minute
+			r := b.runJob(t, in)
+			check(t, r, tc.outcome, "job-1")
+			if tc.outcome == runs.OutcomeSucceeded && !strings.Contains(r.Note, "before it could be stopped") {
+				t.Errorf("note %q does not say that the cancel came too late", r.Note)
+			}
+		})
+	}
+}
+
+func TestAStopReachesTheJobWheneverItComes(t *testing.T) {
+	t.Run("while it runs", func(t *testing.T) {
+		b := setup(t)
+		b.RegisterDelayedCallback(func() { b.SignalWorkflow(runs.SignalStop, runs.Stop{Reason: runs.StopFailing}) }, 10*time.Minute)
+		check(t, b.runJob(t, jobInput()), runs.OutcomeCancelled, "job-1")
+		b.calls(t, map[string]int{"cancel": 1, "drain": 0})
+	})
+	t.Run("during the launch", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.launched = func(*dataflow.Job) { b.CancelWorkflow() }
+		check(t, b.runJob(t, jobInput()), runs.OutcomeCancelled, "job-1")
+		b.calls(t, map[string]int{"cancel": 1})
+	})
+	t.Run("before anything was launched", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.onFind = func(int) error { return refusal(dataflow.KindTransient, "503") }
+		b.RegisterDelayedCallback(b.CancelWorkflow, 10*time.Second)
+		check(t, b.runJob(t, jobInput()), runs.OutcomeCancelled, "")
+		b.calls(t, map[string]int{"launch": 0})
+	})
+	t.Run("while a launch is in doubt", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.lost, b.dataflow.lag = true, 3
+		b.dataflow.onLaunch = func(int, dataflow.Launch) error { return refusal(dataflow.KindUnanswered, "reset") }
+		b.RegisterDelayedCallback(b.CancelWorkflow, 2*time.Second)
+		check(t, b.runJob(t, jobInput()), runs.OutcomeCancelled, "job-1")
+		b.calls(t, map[string]int{"launch": 1, "cancel": 1})
+	})
+	t.Run("because the run is closed", func(t *testing.T) {
+		b := setup(t)
+		b.temporal.closed = map[string]bool{"dev/orders/k": true}
+		check(t, b.runJob(t, jobInput()), runs.OutcomeCancelled, "job-1")
+	})
+	t.Run("too early for Dataflow", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.onCancel = func(n int, _ bool) error {
+			if n < 3 {
+				return refusal(dataflow.KindNotReady, "not yet ready for canceling")
+			}
+			return nil
+		}
+		b.RegisterDelayedCallback(b.CancelWorkflow, time.Second)
+		check(t, b.runJob(t, jobInput()), runs.OutcomeCancelled, "job-1")
+	})
+}
+
+func TestACancelThatHangsIsForced(t *testing.T) {
+	b := setup(t)
+	b.dataflow.stopped = func(j *dataflow.Job) { b.dataflow.set(j, dataflow.StateCancelling) }
+	b.RegisterDelayedCallback(b.CancelWorkflow, time.Minute)
+	b.RegisterDelayedCallback(func() {
+		if n := b.dataflow.count("force"); n != 0 {
+			t.Error("forced within the grace of 30 minutes")
+		}
+	}, 30*time.Minute)
+	b.ends(2*time.Hour, "job-1", dataflow.StateCancelled)
+	check(t, b.runJob(t, jobInput()), runs.OutcomeCancelled, "job-1")
+	if b.dataflow.count("force") == 0 {
+		t.Error("the cancel was never forced")
+	}
+}
+
+func TestAStreamingJob(t *testing.T) {
+	streaming := func() runs.JobInput {
+		in := jobInput()
+		in.Job.Streaming = true
+		in.Timeout = time.Hour
+		return in
+	}
+	t.Run("is told of, and drained, and its drain becomes a cancel", func(t *testing.T) {
+		b := setup(t)
+		told := 0
+		b.OnSignalExternalWorkflow("default-test-namespace", "dev/orders/k", "", runs.SignalRunning, runs.Running{Step: "load", JobName: streaming().JobName, JobID: "job-1"}).
+			Return(func(string, string, string, string, any) error { told++; return nil })
+		b.dataflow.stopped = func(j *dataflow.Job) {
+			if j.State == dataflow.StateRunning {
+				b.dataflow.set(j, dataflow.StateDraining)
+			} else {
+				b.dataflow.set(j, dataflow.StateCancelled)
+			}
+		}
+		b.ends(5*time.Minute, "job-1", dataflow.StateRunning)
+		b.RegisterDelayedCallback(b.CancelWorkflow, 48*time.Hour)
+		check(t, b.runJob(t, streaming()), runs.OutcomeCancelled, "job-1")
+		b.calls(t, map[string]int{"drain": 1, "cancel": 1})
+		if told != 1 {
+			t.Errorf("the run was told %d times, want once", told)
+		}
+		if took := b.Now().Sub(b.begun); took < 49*time.Hour {
+			t.Errorf("the drain's grace of an hour was not given: over after %v", took)
+		}
+	})
+	t.Run("that does not come to run in time is cancelled", func(t *testing.T) {
+		b := setup(t)
+		check(t, b.runJob(t, streaming()), runs.OutcomeTimedOut, "job-1")
+		b.calls(t, map[string]int{"drain": 0, "cancel": 1})
+	})
+	t.Run("that is a batch job fails and says so", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.typ = dataflow.TypeBatch
+		r := b.runJob(t, streaming())
+		check(t, r, runs.OutcomeFailed, "job-1")
+		if r.Refusal != "type" || !strings.Contains(r.Error, "JOB_TYPE_BATCH") {
+			t.Errorf("refusal %q, error %q", r.Refusal, r.Error)
+		}
+		b.calls(t, map[string]int{"cancel": 1})
+	})
+	t.Run("goes on as its successor after an update", func(t *testing.T) {
+		b := setup(t)
+		in := streaming()
+		b.OnSignalExternalWorkflow("default-test-namespace", "dev/orders/k", "", runs.SignalRunning, runs.Running{Step: "load", JobName: in.JobName, JobID: "job-1"}).Return(nil)
+		b.ends(time.Minute, "job-1", dataflow.StateRunning)
+		b.RegisterDelayedCallback(func() {
+			b.dataflow.mu.Lock()
+			b.dataflow.jobs = append(b.dataflow.jobs, &dataflow.Job{ID: "job-2", Name: in.JobName, Type: dataflow.TypeStreaming, State: dataflow.StateRunning, StateTime: b.Now()})
+			b.dataflow.job("job-1").ReplacedByJobID = "job-2"
+			b.dataflow.set(b.dataflow.job("job-1"), dataflow.StateUpdated)
+			b.dataflow.mu.Unlock()
+			b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: "job-1", State: string(dataflow.StateUpdated), StateTime: b.Now()})
+		}, 2*time.Hour)
+		b.ends(5*time.Hour, "job-2", dataflow.StateDrained)
+		check(t, b.runJob(t, in), runs.OutcomeSucceeded, "job-2")
+	})
+}
+
+// Events come in any order, twice, and for jobs that are none of ours.
+func TestStatusEventsInAnyOrder(t *testing.T) {
+	b := setup(t)
+	at := 10 * time.Minute
+	b.status(at, "job-1", dataflow.StateRunning, 2*time.Minute)
+	b.status(at+time.Second, "job-1", dataflow.StatePending, time.Minute)
+	b.status(at+2*time.Second, "job-9", dataflow.StateFailed, 5*time.Minute)
+	b.status(at+3*time.Second, "job-1", dataflow.StateRunning, 2*time.Minute)
+	b.RegisterDelayedCallback(func() {
+		v, err := b.QueryWorkflow(runs.QueryState)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		var now runs.JobResult
+		if err := v.Get(&now); err != nil || now.State != string(dataflow.StateRunning) || now.Outcome != runs.OutcomeRunning {
+			t.Errorf("state %q, outcome %q, error %v; want it to run", now.State, now.Outcome, err)
+		}
+	}, at+4*time.Second)
+	b.status(at+5*time.Second, "job-1", dataflow.StateDone, 4*time.Minute)
+	b.status(at+5*time.Second, "job-1", dataflow.StateRunning, 6*time.Minute)
+	check(t, b.runJob(t, jobInput()), runs.OutcomeSucceeded, "job-1")
+}
+
+func TestAFailedJobBringsItsFirstError(t *testing.T) {
+	for name, tc := range map[string]struct {
+		text  string
+		quota bool
+	}{
+		"a defect":      {"row 7: bad date", false},
+		"want of quota": {"Quota 'CPUS' exceeded. Limit: 24.0 in region us-central1.", true},
+		"no message":    {"", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			b.dataflow.errText = tc.text
+			b.ends(time.Minute, "job-1", dataflow.StateFailed)
+			r := b.runJob(t, jobInput())
+			check(t, r, runs.OutcomeFailed, "job-1")
+			if r.Quota != tc.quota || tc.text != "" && r.Error != tc.text || r.Error == "" {
+				t.Errorf("quota %v, error %q", r.Quota, r.Error)
+			}
+		})
+	}
+}
+
+func TestAJobThatSomebodyCancelledIsNoSuccess(t *testing.T) {
+	b := setup(t)
+	b.ends(time.Minute, "job-1", dataflow.StateCancelled)
+	r := b.runJob(t, jobInput())
+	check(t, r, runs.OutcomeCancelled, "job-1")
+	if !strings.Contains(r.Error, "not by its run") {
+		t.Errorf("error %q", r.Error)
+	}
+}
+
+// A successor of the run takes the job over: its workflow closes, the job goes on.
+func TestHandOverLeavesTheJobAlone(t *testing.T) {
+	b := setup(t)
+	b.RegisterDelayedCallback(func() { b.SignalWorkflow(runs.SignalHandOver, nil) }, time.Minute)
+	r := b.runJob(t, jobInput())
+	if !r.HandedOver || r.Outcome.Over() {
+		t.Errorf("handed over %v, outcome %s", r.HandedOver, r.Outcome)
+	}
+	b.calls(t, map[string]int{"launch": 1, "cancel": 0, "metrics": 0})
+}
+
+func TestAnExpressionThatFailsRefusesTheLaunch(t *testing.T) {
+	b := setup(t)
+	in := jobInput()
+	in.Job.Deferred = []pipeline.Deferred{{In: "parameters", Name: "rows", Text: "${steps.clean.metrics.rows}"}}
+	in.Steps = map[string]pipeline.StepResultVars{"clean": {State: "JOB_STATE_DONE"}}
+	r := b.runJob(t, in)
+	check(t, r, runs.OutcomeFailed, "")
+	if r.Refusal != "render" || !strings.Contains(r.Error, "rows") {
+		t.Errorf("refusal %q, error %q", r.Refusal, r.Error)
+	}
+	b.calls(t, map[string]int{"launch": 0})
+}
+
+func TestANewerInputIsRefusedBeforeAnythingIsDone(t *testing.T) {
+	b := setup(t)
+	in := jobInput()
+	in.Version = runs.RecordVersion + 1
+	b.ExecuteWorkflow(runs.TypeJob, in)
+	if err := b.GetWorkflowError(); err == nil || !strings.Contains(err.Error(), "newer worker") {
+		t.Errorf("error %v", err)
+	}
+	if len(b.dataflow.calls) != 0 {
+		t.Errorf("calls %v", b.dataflow.calls)
+	}
+}
