@@ -81,6 +81,7 @@ func newReceiver(getenv func(string) string) *receiver {
 		open: func() (folder, error) {
 			return pipeline.Open(set.pipelines, pipeline.FolderOptions{Logger: logger})
 		},
-		memory: newMemory(time.Now),
+		readTimeout: readTimeout,
+		memory:      newMemory(time.Now),
 	}
 }

@@ -36,6 +36,8 @@ type receiver struct {
 	publish  func(context.Context, *pubsub.Message) error
 	open     func() (folder, error)
 
+	readTimeout time.Duration
+
 	memory *memory
 	starts singleflight.Group // of starts under way, by run ID
 
@@ -88,9 +90,11 @@ func (r *receiver) receive(q *request, w http.ResponseWriter, req *http.Request,
 		return Answer{Decisions: []Decision{{Outcome: Undecided, Reason: r.settingsErr.Error()}}}
 	}
 	deadlines := http.NewResponseController(w)
-	_ = deadlines.SetReadDeadline(r.now().Add(readTimeout)) // a server without deadlines is one of tests
+	_ = deadlines.SetReadDeadline(time.Now().Add(r.readTimeout)) // a server without deadlines is one of tests
 	e, err := events.Decode(req)
-	_ = deadlines.SetReadDeadline(time.Time{})
+	if err == nil || poison(err) {
+		_ = deadlines.SetReadDeadline(time.Time{})
+	} // else there is body left, which the server reads on before it answers: it must not wait for that, either
 
 	// What was begun is finished though the sender goes away: its redelivery then finds it done.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), eventTimeout)
@@ -122,6 +126,12 @@ func (r *receiver) undecodable(ctx context.Context, d *delivery, err error) Deci
 		decision.Outcome = Undecided
 	}
 	return decision
+}
+
+// poison says whether err is about an event that was read whole.
+func poison(err error) bool {
+	var rejection *events.Error
+	return errors.As(err, &rejection) && rejection.Poison()
 }
 
 // event decides what every pipeline makes of an event.

@@ -75,7 +75,7 @@ func (s *stage) run() error {
 // sources are the files of the root package and of everything of ours that it imports, by their path in the module.
 func (s *stage) sources() (map[string]string, error) {
 	var list bytes.Buffer
-	if err := goCommand(s.root, &list, "list", "-deps", "-json=Dir,Module,GoFiles,EmbedFiles", "."); err != nil {
+	if err := goCommand(s.root, &list, "list", "-deps", "-json=Dir,Module,GoFiles,IgnoredGoFiles,EmbedFiles", "."); err != nil {
 		return nil, err
 	}
 	root, err := filepath.Abs(s.root)
@@ -91,9 +91,9 @@ func (s *stage) sources() (map[string]string, error) {
 	}
 	for dec := json.NewDecoder(&list); ; {
 		var p struct {
-			Dir                 string
-			Module              *struct{ Main bool }
-			GoFiles, EmbedFiles []string
+			Dir                                 string
+			Module                              *struct{ Main bool }
+			GoFiles, IgnoredGoFiles, EmbedFiles []string
 		}
 		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
 			return files, nil
@@ -107,7 +107,9 @@ func (s *stage) sources() (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range slices.Concat(p.GoFiles, p.EmbedFiles) {
+		// Files for other platforms, too: what is staged is also what a developer's machine serves.
+		others := slices.DeleteFunc(p.IgnoredGoFiles, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
+		for _, name := range slices.Concat(p.GoFiles, others, p.EmbedFiles) {
 			files[path.Join(filepath.ToSlash(rel), filepath.ToSlash(name))] = filepath.Join(p.Dir, filepath.FromSlash(name))
 		}
 	}
