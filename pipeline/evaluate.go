@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,7 +15,8 @@ import (
 )
 
 // Evaluate decides what becomes of the match. If `when` is false for every trigger that wants the event, the Skip says so.
-// An expression that fails on the event's data is an *EvalError: another delivery of the event would fail in the same way.
+// An expression that fails on the event's data is an *EvalError: another delivery of the event would fail in the same way. Any
+// other error is the machine's, and another delivery may fare better.
 func (m Match) Evaluate() (Plan, *Skip, error) {
 	vars := map[string]any{"event": eventVariables(m.Event)}
 	var skip *Skip
@@ -265,7 +267,10 @@ func (d Deferred) render(vars map[string]any) (string, error) {
 			return "", failed(source, "", err)
 		}
 		v, err := run(program, vars)
-		if err != nil {
+		switch {
+		case errors.Is(err, context.DeadlineExceeded):
+			return "", fmt.Errorf("evaluate %s: %w", source, err)
+		case err != nil:
 			return "", failed(source, "", err)
 		}
 		text, err := format(v)
@@ -298,7 +303,7 @@ func checkWorkflowID(id string) error {
 	if id == "" || len(id) > 1000 {
 		return fmt.Errorf("a workflow ID has 1 to 1,000 bytes, not %d", len(id))
 	}
-	for i := 0; i < len(id); i++ {
+	for i := range len(id) {
 		if id[i] < 0x20 || id[i] > 0x7e {
 			return errors.New("a workflow ID takes printable ASCII only")
 		}

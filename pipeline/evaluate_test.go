@@ -186,7 +186,7 @@ func TestValuesThatCannotBeWrittenAreErrorsWithTheirPlace(t *testing.T) {
 	for text, want := range map[string]string{
 		"${event.data.none}":  "f.yaml:10:14: evaluate event.data.none: the value is null",
 		"x ${event.data.nun}": "f.yaml:10:16: evaluate event.data.nun: the event has no nun",
-		"${event.data.list.map(a, event.data.list.map(b, string(a) + string(b))).size()}": "more work than an expression may",
+		"${event.data.list.map(a, event.data.list.map(b, string(a) + string(b))).size()}": "more work than an expression may: operation cancelled: actual cost limit exceeded",
 		"${event.time}": "the event has no time",
 		"${1 / 0}":      "division by zero",
 		`${"` + strings.Repeat("x", 1000) + `".replace("x", "` + strings.Repeat("y", 100) + `")}`: "64 KiB",

@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"cel.dev/cel-go/cel"
@@ -15,7 +14,6 @@ import (
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
-	"cel.dev/cel-go/ext"
 
 	"github.com/penstock/penstock/events"
 )
@@ -29,8 +27,10 @@ const (
 	maxExprNesting = 2 // comprehensions within comprehensions
 	maxExprCost    = 1_000_000
 	maxExprMemory  = 4 << 20 // elements, as CEL counts them
-	maxExprTime    = time.Second
-	maxRegexSize   = 1000 // instructions of the compiled expression
+	// maxExprTime is a net below the cost limit, which stops an expression long before. Unlike cost it depends on the machine, so
+	// to run into it says nothing about the event.
+	maxExprTime  = 10 * time.Second
+	maxRegexSize = 1000 // instructions of the compiled expression
 )
 
 // expression is a compiled CEL expression. Its checked program differs by the kind of event, as the fields of `event` do.
@@ -405,7 +405,10 @@ func (e *expression) eval(k events.Kind, vars map[string]any) (ref.Val, error) {
 		return nil, e.failed("", fmt.Errorf("it was not compiled for %s events", k))
 	}
 	v, err := run(p, vars)
-	if err != nil {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, fmt.Errorf("evaluate %s: %w", e.text, err)
+	case err != nil:
 		return nil, e.failed("", err)
 	}
 	return v, nil
@@ -419,7 +422,10 @@ func run(p cel.Program, vars map[string]any) (ref.Val, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), maxExprTime)
 	defer cancel()
 	v, _, err := p.ContextEval(ctx, vars)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("not done in %v: %w", maxExprTime, ctx.Err())
+	case err != nil:
 		return nil, explainEval(err)
 	}
 	return v, nil
@@ -431,102 +437,8 @@ func explainEval(err error) error {
 	if m := noKeyRE.FindStringSubmatch(err.Error()); m != nil {
 		return fmt.Errorf("the event has no %s; guard it with has(…), or optionally with .?%s and orValue(…): %w", m[1], m[1], err)
 	}
-	if strings.Contains(err.Error(), "interrupted") || strings.Contains(err.Error(), "cost limit") || strings.Contains(err.Error(), "memory limit") {
+	if strings.Contains(err.Error(), "cost limit") || strings.Contains(err.Error(), "memory limit") {
 		return fmt.Errorf("it takes more work than an expression may: %w", err)
 	}
 	return err
 }
-
-// environment returns the CEL environment for one kind of event.
-func environment(k events.Kind) *cel.Env { return environments[k]() }
-
-var environments = map[events.Kind]func() *cel.Env{
-	events.KindStorage:   sync.OnceValue(func() *cel.Env { return newEnvironment(events.KindStorage) }),
-	events.KindPubSub:    sync.OnceValue(func() *cel.Env { return newEnvironment(events.KindPubSub) }),
-	events.KindJobStatus: sync.OnceValue(func() *cel.Env { return newEnvironment(events.KindJobStatus) }),
-	events.KindGeneric:   sync.OnceValue(func() *cel.Env { return newEnvironment(events.KindGeneric) }),
-}
-
-func newEnvironment(k events.Kind) *cel.Env {
-	registry, err := types.NewRegistry()
-	if err != nil {
-		panic(fmt.Sprintf("pipeline: make CEL's type registry: %v", err)) // no input can cause it
-	}
-	provider := &fieldProvider{Registry: registry, structs: map[string][]variable{"event": eventFields[k], "run": runFields, "step": stepResultFields}}
-	e, err := cel.NewEnv(
-		cel.CustomTypeAdapter(registry), cel.CustomTypeProvider(provider),
-		cel.Variable("event", types.NewObjectType("event")), cel.Variable("object", cel.MapType(cel.StringType, cel.StringType)),
-		cel.Variable("run", types.NewObjectType("run")), cel.Variable("steps", cel.MapType(cel.StringType, types.NewObjectType("step"))),
-		cel.OptionalTypes(), ext.Strings(ext.StringsVersion(4)), ext.Encoders(), labelFunction,
-		cel.CrossTypeNumericComparisons(true), cel.DefaultUTCTimeZone(true),
-		cel.ParserExpressionSizeLimit(maxExprLength), cel.ExpressionNodeLimit(maxExprNodes), cel.ParserRecursionLimit(maxExprDepth), cel.RegexProgramSizeLimit(maxRegexSize),
-		cel.ASTValidators(cel.ValidateComprehensionNestingLimit(maxExprNesting), cel.ValidateRegexLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateDurationLiterals()),
-	)
-	if err != nil {
-		panic(fmt.Sprintf("pipeline: make CEL's environment: %v", err))
-	}
-	return e
-}
-
-// fieldProvider gives CEL the fields of our own types, so that a field that does not exist is found when a file is linted.
-// Their values are maps.
-type fieldProvider struct {
-	*types.Registry
-	structs map[string][]variable
-}
-
-func (p *fieldProvider) FindStructType(name string) (*types.Type, bool) {
-	if _, ok := p.structs[name]; ok {
-		return types.NewTypeTypeWithParam(types.NewObjectType(name)), true
-	}
-	return p.Registry.FindStructType(name)
-}
-
-func (p *fieldProvider) FindStructFieldNames(name string) ([]string, bool) {
-	if fields, ok := p.structs[name]; ok {
-		return fieldNames(fields), true
-	}
-	return p.Registry.FindStructFieldNames(name)
-}
-
-func (p *fieldProvider) FindStructFieldType(name, field string) (*types.FieldType, bool) {
-	fields, ok := p.structs[name]
-	if !ok {
-		return p.Registry.FindStructFieldType(name, field)
-	}
-	for _, f := range fields {
-		if f.name == field {
-			return &types.FieldType{Type: f.celType}, true
-		}
-	}
-	return nil, false
-}
-
-// labelFunction is label(x): x as a label's value.
-var labelFunction = cel.Function("label",
-	cel.Overload("label_dyn", []*cel.Type{cel.DynType}, cel.StringType, cel.UnaryBinding(func(v ref.Val) ref.Val {
-		s, err := format(v)
-		if err != nil {
-			return types.WrapErr(err)
-		}
-		return types.String(labelSafe(s))
-	})))
-
-// labelSafe makes any text a label's value: ASCII letters in lower case, every other run of characters as one _, cut to 63.
-func labelSafe(s string) string {
-	b := make([]byte, 0, maxLabelLen)
-	for i := 0; i < len(s) && len(b) < maxLabelLen; i++ {
-		c := s[i]
-		switch {
-		case c >= 'A' && c <= 'Z':
-			b = append(b, c-'A'+'a')
-		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '_':
-			b = append(b, c)
-		case len(b) == 0 || b[len(b)-1] != '_':
-			b = append(b, '_')
-		}
-	}
-	return string(b)
-}
-
-var errNull = errors.New("the value is null")

@@ -101,11 +101,19 @@ func LoadDir(dir string) (*Set, Problems) {
 	if err != nil {
 		return NewSet(nil), Problems{{File: dir, Message: err.Error(), Hint: "name a folder that holds pipelines files"}}
 	}
+	paths := make([]string, len(names))
+	for i, name := range names {
+		paths[i] = filepath.Join(dir, name)
+	}
+	return LoadFiles(paths)
+}
+
+// LoadFiles reads pipelines files as LoadDir does, as if they lay in one folder: a name belongs to the first that claims it.
+func LoadFiles(paths []string) (*Set, Problems) {
 	var pipelines []*Pipeline
 	var problems Problems
 	owners := map[string]string{}
-	for _, name := range names {
-		path := filepath.Join(dir, name)
+	for _, path := range paths {
 		p, found := loadFile(path)
 		problems = append(problems, found...)
 		if p == nil {
@@ -361,11 +369,11 @@ func (f *Folder) tell(name string, file *folderFile, problems Problems) {
 	}
 	file.logged = text
 	for _, p := range problems {
-		level, message := slog.LevelError, "pipelines file has a problem"
+		level := slog.LevelError
 		if p.Severity == Warning {
 			level = slog.LevelWarn
 		}
-		f.log.Log(context.Background(), level, message, "problem", p.Error(), "file", p.File, "line", p.Line, "col", p.Col)
+		f.log.Log(context.Background(), level, "pipelines file has a problem", "problem", p.Error(), "file", p.File, "line", p.Line, "col", p.Col)
 	}
 	switch path := filepath.Join(f.dir, name); {
 	case file.inForce == nil:

@@ -209,3 +209,21 @@ func BenchmarkMatch(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkParse(b *testing.B) {
+	for b.Loop() {
+		if p, problems := pipeline.Parse("f", []byte(orders)); p == nil {
+			b.Fatal(problems)
+		}
+	}
+}
+
+func BenchmarkEvaluate(b *testing.B) {
+	p, _ := pipeline.Parse("f", []byte(orders))
+	matches := pipeline.NewSet([]*pipeline.Pipeline{p}).Match(stored("acme-landing", "orders/eu/1/a.csv"))
+	for b.Loop() {
+		if _, _, err := matches[0].Evaluate(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -237,7 +237,7 @@ func format(v ref.Val) (string, error) {
 	case types.Duration:
 		return strconv.FormatFloat(v.Seconds(), 'f', -1, 64) + "s", nil
 	case types.Null:
-		return "", errNull
+		return "", errors.New("the value is null")
 	case types.Bytes:
 		return "", errors.New("bytes cannot be written as text: use base64.encode(x), or string(x) for UTF-8")
 	}
