@@ -179,3 +179,28 @@ func pipelinePID(t *testing.T, folder string) int {
 	}
 	return pid
 }
+
+// Prism goes on with a job whose launcher is gone as long as the worker that it started lives: nobody would ever end it.
+func TestBeamJobWhoseLauncherIsGoneFails(t *testing.T) {
+	binary, err := pipelines()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal, sink := filepath.Join(t.TempDir(), "go"), newStates()
+	e := start(t, dataflowemulator.Config{Sink: sink, Images: map[string]dataflowemulator.Program{"heartbeat": dataflowemulator.Command{
+		Argv:  []string{"/bin/sh", "-c", `"$@" & until [ -e "$SIGNAL" ]; do sleep 0.02; done`, "sh", binary, "heartbeat"},
+		Env:   []string{"SIGNAL=" + signal},
+		Prism: []string{binary, "prism", "--while_stdin_open"},
+	}}})
+	id := launch(t, e, "heartbeat", "beats", map[string]string{"interval": "20ms"})
+	sink.until(t, id, "JOB_STATE_RUNNING")
+	if err := os.WriteFile(signal, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := wait(t, e, id); got != pb.JobState_JOB_STATE_FAILED {
+		t.Errorf("the job ended in %v", got)
+	}
+	if got := firstError(t, e, id); !strings.Contains(got, "gone before its job had ended") {
+		t.Errorf("error %q", got)
+	}
+}
