@@ -22,7 +22,12 @@ import (
 // the address and namespace filled in where it leaves them to defaults. identity
 // names this process in histories; a nil logger is slog's default.
 func Options(identity string, logger *slog.Logger) (client.Options, error) {
-	profile, err := load()
+	return OptionsFrom(envconfig.EnvLookupOS, identity, logger)
+}
+
+// OptionsFrom is Options with another environment than the process's.
+func OptionsFrom(env envconfig.EnvLookup, identity string, logger *slog.Logger) (client.Options, error) {
+	profile, err := load(env)
 	if err != nil {
 		return client.Options{}, err
 	}
@@ -42,7 +47,7 @@ func Options(identity string, logger *slog.Logger) (client.Options, error) {
 	options.Identity = identity
 	options.Logger = log.NewStructuredLogger(logger)
 	if profile.APIKey != "" {
-		key := &apiKey{value: profile.APIKey, read: time.Now()}
+		key := &apiKey{env: env, value: profile.APIKey, read: time.Now()}
 		options.Credentials = client.NewAPIKeyDynamicCredentials(key.get)
 	}
 	return options, nil
@@ -66,8 +71,8 @@ func Identity(part, deployment string) string {
 	return fmt.Sprintf("penstock-%s/%s@%s", part, deployment, instance)
 }
 
-func load() (envconfig.ClientConfigProfile, error) {
-	profile, err := envconfig.LoadClientConfigProfile(envconfig.LoadClientConfigProfileOptions{})
+func load(env envconfig.EnvLookup) (envconfig.ClientConfigProfile, error) {
+	profile, err := envconfig.LoadClientConfigProfile(envconfig.LoadClientConfigProfileOptions{EnvLookup: env})
 	if err != nil {
 		return envconfig.ClientConfigProfile{}, fmt.Errorf("read Temporal's configuration from the environment: %w", err)
 	}
@@ -81,6 +86,8 @@ const apiKeyAge = time.Minute
 // apiKey reads the key anew now and then, so that one that lies in a mounted
 // configuration file can be rotated without a restart.
 type apiKey struct {
+	env envconfig.EnvLookup
+
 	mu    sync.Mutex
 	value string
 	read  time.Time
@@ -92,7 +99,7 @@ func (k *apiKey) get(context.Context) (string, error) {
 	if time.Since(k.read) > apiKeyAge {
 		k.read = time.Now()
 		// A file that is being replaced may be unreadable for a moment: the key in hand goes on.
-		if p, err := load(); err == nil && p.APIKey != "" {
+		if p, err := load(k.env); err == nil && p.APIKey != "" {
 			k.value = p.APIKey
 		}
 	}

@@ -97,15 +97,24 @@ func Open(dir string, opts FolderOptions) (*Folder, error) {
 // LoadDir reads every pipelines file of a folder as it is now, for lint and for tools that run once. A bad file leaves the others
 // usable. It never looks at last good versions.
 func LoadDir(dir string) (*Set, Problems) {
-	names, err := pipelineFiles(dir)
+	paths, err := Files(dir)
 	if err != nil {
 		return NewSet(nil), Problems{{File: dir, Message: err.Error(), Hint: "name a folder that holds pipelines files"}}
+	}
+	return LoadFiles(paths)
+}
+
+// Files lists the paths of a folder's pipelines files, in the order of their names.
+func Files(dir string) ([]string, error) {
+	names, err := pipelineFiles(dir)
+	if err != nil {
+		return nil, err
 	}
 	paths := make([]string, len(names))
 	for i, name := range names {
 		paths[i] = filepath.Join(dir, name)
 	}
-	return LoadFiles(paths)
+	return paths, nil
 }
 
 // LoadFiles reads pipelines files as LoadDir does, as if they lay in one folder: a name belongs to the first that claims it.
