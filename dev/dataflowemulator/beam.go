@@ -2,6 +2,7 @@ package dataflowemulator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -194,7 +195,7 @@ func (r *beamRun) follow(ctx context.Context, ended chan<- Outcome) {
 			failure = "The pipeline failed; Prism gave no reason."
 		}
 		ended <- Failed("%s", failure)
-	case err != io.EOF:
+	case !errors.Is(err, io.EOF):
 		ended <- Failed("Prism's messages broke off in state %s: %v", event.GetState(), err)
 	default:
 		ended <- Failed("Prism stopped telling of the job in state %s.", event.GetState())

@@ -126,20 +126,20 @@ func (c Command) runPlain(ctx context.Context, launch Launch, control *Control, 
 // start starts the pipeline's process.
 func (c Command) start(launch Launch, endpoint string, log io.Writer) (*process, error) {
 	if len(c.Argv) == 0 {
-		return nil, fmt.Errorf("The image %q is mapped to an empty command.", launch.Image)
+		return nil, fmt.Errorf("the image %q is mapped to an empty command", launch.Image)
 	}
 	args := c.Args
 	if args == nil {
 		known, ok := sdkArgs[c.SDK]
 		if !ok {
-			return nil, fmt.Errorf("The image %q is mapped to a command of the unknown SDK %q. Use go, python or none, or give its arguments.", launch.Image, c.SDK)
+			return nil, fmt.Errorf("the image %q is mapped to a command of the unknown SDK %q. Use go, python or none, or give its arguments", launch.Image, c.SDK)
 		}
 		args = known
 	}
 	argv := append(slices.Clone(c.Argv), expand(args, launch, endpoint)...)
 	p, err := startProcess(argv, c.Dir, append(os.Environ(), c.Env...), log)
 	if err != nil {
-		return nil, fmt.Errorf("The command of image %q cannot be started: %w", launch.Image, err)
+		return nil, fmt.Errorf("the command of image %q cannot be started: %w", launch.Image, err)
 	}
 	return p, nil
 }
@@ -193,13 +193,14 @@ func (c Command) openLog(l Launch) (io.WriteCloser, error) {
 	}
 	f, err := os.OpenFile(filepath.Join(c.Logs, l.JobID+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("The job's log cannot be opened: %w", err)
+		return nil, fmt.Errorf("the job's log cannot be opened: %w", err)
 	}
 	return f, nil
 }
 
 type nopCloser struct{ io.Writer }
 
+// Close does nothing.
 func (nopCloser) Close() error { return nil }
 
 // process is a child with a process group of its own, so that what it starts ends with it.
@@ -293,7 +294,7 @@ type prismServer struct {
 
 func startPrism(ctx context.Context, argv []string, log io.Writer) (*prismServer, error) {
 	if len(argv) == 0 {
-		return nil, errors.New("The job cannot run: the emulator was given no Prism command.")
+		return nil, errors.New("the job cannot run: the emulator was given no Prism command")
 	}
 	s := &prismServer{cmd: exec.Command(argv[0], argv[1:]...), exited: make(chan struct{})}
 	s.cmd.Stderr = log
@@ -302,18 +303,18 @@ func startPrism(ctx context.Context, argv []string, log io.Writer) (*prismServer
 	// The child holds the other end of this pipe: when the emulator dies, however it dies, Prism's stdin closes and it goes too.
 	in, err := s.cmd.StdinPipe()
 	if err != nil {
-		return nil, fmt.Errorf("Prism cannot be started: %w", err)
+		return nil, fmt.Errorf("start of the job's runner: Prism cannot be started: %w", err)
 	}
 	s.stdin = in
 	out, w, err := os.Pipe()
 	if err != nil {
-		return nil, fmt.Errorf("Prism cannot be started: %w", err)
+		return nil, fmt.Errorf("start of the job's runner: Prism cannot be started: %w", err)
 	}
 	defer w.Close()
 	s.cmd.Stdout = w
 	if err := s.cmd.Start(); err != nil {
 		out.Close()
-		return nil, fmt.Errorf("Prism cannot be started: %w", err)
+		return nil, fmt.Errorf("start of the job's runner: Prism cannot be started: %w", err)
 	}
 	go func() {
 		_ = s.cmd.Wait()
@@ -336,7 +337,7 @@ func startPrism(ctx context.Context, argv []string, log io.Writer) (*prismServer
 	}
 	if !strings.Contains(s.endpoint, ":") {
 		s.kill()
-		return nil, fmt.Errorf("Prism did not start: its command %q did not print an endpoint, host:port, within %v.", strings.Join(argv, " "), prismStart)
+		return nil, fmt.Errorf("start of the job's runner: Prism did not start: its command %q did not print an endpoint, host:port, within %v", strings.Join(argv, " "), prismStart)
 	}
 	return s, nil
 }

@@ -155,6 +155,7 @@ func zombie(pid int) bool {
 
 func TestImageMap(t *testing.T) {
 	write := func(t *testing.T, text string) string {
+		t.Helper()
 		path := filepath.Join(t.TempDir(), "images.json")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

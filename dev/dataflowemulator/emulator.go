@@ -92,7 +92,7 @@ type Hooks struct {
 	Committed func(context.Context, Operation) error
 }
 
-// ErrNoAnswer, returned by a hook, makes a face of the API cut the connection instead of answering.
+// ErrNoAnswer is the error by which a hook makes a face of the API cut the connection instead of answering.
 var ErrNoAnswer = errors.New("dataflow emulator: a hook asked for no answer")
 
 const (

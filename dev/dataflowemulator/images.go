@@ -42,6 +42,7 @@ type mapStep struct {
 
 type duration time.Duration
 
+// UnmarshalJSON reads a text such as "200ms".
 func (d *duration) UnmarshalJSON(b []byte) error {
 	var s string
 	if err := json.Unmarshal(b, &s); err != nil {

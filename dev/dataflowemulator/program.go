@@ -168,8 +168,10 @@ func (j *job) setType(streaming bool) {
 // unmapped runs the jobs of an image that no program is mapped to.
 type unmapped struct{ image string }
 
+// DeclaredStreaming implements Program.
 func (u unmapped) DeclaredStreaming() bool { return false }
 
+// Run implements Program.
 func (u unmapped) Run(_ context.Context, _ Launch, _ *Control) Outcome {
 	return Failed("The image %q cannot be run: no local program is mapped to it. Add it to the emulator's image map.", u.image)
 }
@@ -180,6 +182,7 @@ type overQuota struct {
 	limit int
 }
 
+// Run implements Program.
 func (o overQuota) Run(_ context.Context, l Launch, _ *Control) Outcome {
 	return Failed("%s", quotaText(l.Project, o.limit))
 }

@@ -99,7 +99,7 @@ func (s HTTPSink) post(ctx context.Context, event StatusEvent) error {
 		return fmt.Errorf("send the status of job %s: %w", event.Job, err)
 	}
 	defer resp.Body.Close()
-	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	if resp.StatusCode/100 != 2 {
 		return fmt.Errorf("send the status of job %s to %s: it answered %s", event.Job, s.URL, resp.Status)
 	}

@@ -87,7 +87,7 @@ func (r templateReader) read(ctx context.Context, path string) ([]byte, error) {
 	case http.StatusNotFound:
 		return nil, errNoTemplate
 	}
-	return nil, fmt.Errorf("Cloud Storage answered %s", resp.Status)
+	return nil, fmt.Errorf("it answered %s", resp.Status)
 }
 
 func readBounded(r io.Reader) ([]byte, error) {

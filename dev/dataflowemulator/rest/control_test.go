@@ -5,9 +5,10 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/api/dataflow/v1b3"
+	dataflow "google.golang.org/api/dataflow/v1b3"
 
 	pb "cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
+
 	"github.com/penstock/penstock/dev/dataflowemulator"
 )
 

@@ -13,12 +13,13 @@ import (
 	"strings"
 
 	pb "cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
-	"github.com/penstock/penstock/dev/dataflowemulator"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"github.com/penstock/penstock/dev/dataflowemulator"
 )
 
 // maxBody bounds a request's body.

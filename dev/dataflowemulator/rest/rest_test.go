@@ -13,11 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/api/dataflow/v1b3"
+	dataflow "google.golang.org/api/dataflow/v1b3"
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/option"
 
 	pb "cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
+
 	"github.com/penstock/penstock/dev/dataflowemulator"
 	"github.com/penstock/penstock/dev/dataflowemulator/rest"
 )
