@@ -395,6 +395,7 @@ func findExpr(e ast.Expr, id int64) ast.Expr {
 }
 
 var programOptions = []cel.ProgramOption{
+	cel.EvalOptions(cel.OptOptimize), // compiles constant regular expressions once
 	cel.CostLimit(maxExprCost), cel.InterruptCheckFrequency(100), cel.MemoryLimit(maxExprMemory),
 }
 
