@@ -461,10 +461,7 @@ func TestStatusEventsInAnyOrder(t *testing.T) {
 	b := setup(t)
 	at := 10 * time.Minute
 	b.status(at, "job-1", dataflow.StateRunning, 2*time.Minute)
-	b.status(at+time.Second, "job-1", dataflow.StatePending, time.Minute)
-	b.status(at+2*time.Second, "job-9", dataflow.StateFailed, 5*time.Minute)
-	b.status(at+3*time.Second, "job-1", dataflow.StateRunning, 2*time.Minute)
-	b.RegisterDelayedCallback(func() {
+	stillRuns := func() {
 		v, err := b.QueryWorkflow(runs.QueryState)
 		if err != nil {
 			t.Error(err)
@@ -474,7 +471,12 @@ func TestStatusEventsInAnyOrder(t *testing.T) {
 		if err := v.Get(&now); err != nil || now.State != string(dataflow.StateRunning) || now.Outcome != runs.OutcomeRunning {
 			t.Errorf("state %q, outcome %q, error %v; want it to run", now.State, now.Outcome, err)
 		}
-	}, at+4*time.Second)
+	}
+	b.status(at+time.Second, "job-1", dataflow.StatePending, time.Minute)
+	b.RegisterDelayedCallback(stillRuns, at+2*time.Second)
+	b.status(at+3*time.Second, "job-9", dataflow.StateFailed, 5*time.Minute)
+	b.status(at+3*time.Second, "job-1", dataflow.StateRunning, 2*time.Minute)
+	b.RegisterDelayedCallback(stillRuns, at+4*time.Second)
 	b.status(at+5*time.Second, "job-1", dataflow.StateDone, 4*time.Minute)
 	b.status(at+5*time.Second, "job-1", dataflow.StateRunning, 6*time.Minute)
 	check(t, b.runJob(t, jobInput()), runs.OutcomeSucceeded, "job-1")

@@ -247,8 +247,8 @@ func TestAFailingRunStopsItsOpenSteps(t *testing.T) {
 
 func TestCancellingARunCancelsItsJobsAndSaysWhich(t *testing.T) {
 	for name, when := range map[string]func(b *bundle){
-		"while they run":    func(b *bundle) { b.RegisterDelayedCallback(b.CancelWorkflow, 5*time.Minute) },
-		"during the launch": func(b *bundle) { b.dataflow.launched = func(*dataflow.Job) { b.CancelWorkflow() } },
+		"while they run":      func(b *bundle) { b.RegisterDelayedCallback(b.CancelWorkflow, 5*time.Minute) },
+		"during the launch":   func(b *bundle) { b.dataflow.launched = func(*dataflow.Job) { b.CancelWorkflow() } },
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t)
@@ -262,6 +262,14 @@ func TestCancellingARunCancelsItsJobsAndSaysWhich(t *testing.T) {
 			}
 		})
 	}
+	t.Run("before they begin", func(t *testing.T) {
+		b := setup(t)
+		b.RegisterDelayedCallback(b.CancelWorkflow, 0)
+		r, err := b.run(t, runInput(planned("a"), planned("b", "a")))
+		if !temporal.IsCanceledError(err) || outcomes(r) != "a:skipped/0 b:skipped/0" || len(b.dataflow.jobs) != 0 {
+			t.Errorf("outcome %s, error %v, jobs %v", outcomes(r), err, b.dataflow.jobs)
+		}
+	})
 	t.Run("between two attempts", func(t *testing.T) {
 		b := setup(t)
 		b.everyJob(func(string, int) dataflow.State { return dataflow.StateFailed })
