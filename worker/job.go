@@ -39,7 +39,7 @@ func (w *Workflows) Job(ctx workflow.Context, in runs.JobInput) (runs.JobResult,
 	// The job's end is awaited also when the workflow is cancelled: it is then that it matters.
 	open, _ := workflow.NewDisconnectedContext(ctx)
 	j := &job{
-		ctx: open, parent: ctx, w: w, in: in,
+		ctx: open, parent: ctx, in: in, timing: in.Timing.WithDefaults(),
 		status:   workflow.GetSignalChannel(open, runs.SignalStatus),
 		stop:     workflow.GetSignalChannel(open, runs.SignalStop),
 		handOver: workflow.GetSignalChannel(open, runs.SignalHandOver),
@@ -64,8 +64,8 @@ func (w *Workflows) Job(ctx workflow.Context, in runs.JobInput) (runs.JobResult,
 type job struct {
 	ctx    workflow.Context // not cancelled by the workflow's cancellation
 	parent workflow.Context // cancelled by it
-	w      *Workflows
 	in     runs.JobInput
+	timing runs.Timing
 	state  runs.JobState
 
 	status   workflow.ReceiveChannel
@@ -203,7 +203,7 @@ func (j *job) acquire() bool {
 
 // horizon is when a launch that may be in flight now will be in Dataflow's list for sure.
 func (j *job) horizon() time.Time {
-	return workflow.Now(j.ctx).Add(j.w.timing.Call + j.w.timing.Horizon)
+	return workflow.Now(j.ctx).Add(j.timing.Call + j.timing.Horizon)
 }
 
 // launch runs the activity Launch, once, and waits for it whatever happens. An
@@ -241,7 +241,7 @@ func (j *job) watch() {
 		j.setStop(runs.StopTimeout)
 	}
 	if j.nextSafety.IsZero() {
-		j.nextSafety = now.Add(j.w.timing.Safety)
+		j.nextSafety = now.Add(j.timing.Safety)
 	}
 	switch {
 	case j.over() || j.handingOver:
@@ -256,7 +256,7 @@ func (j *job) watch() {
 		j.pursueStop()
 		return
 	case !now.Before(j.nextSafety):
-		j.nextSafety = now.Add(j.w.timing.Safety)
+		j.nextSafety = now.Add(j.timing.Safety)
 		j.check()
 		return
 	}
@@ -292,8 +292,8 @@ func (j *job) pursueStop() {
 		checkRequest: j.checkRequest(),
 		At:           workflow.Now(j.ctx),
 		Cancelled:    j.state.StopAsked,
-		CancelGrace:  j.w.timing.CancelGrace,
-		DrainGrace:   j.w.timing.DrainGrace,
+		CancelGrace:  j.timing.CancelGrace,
+		DrainGrace:   j.timing.DrainGrace,
 	}
 	var reply checkReply
 	err := workflow.ExecuteActivity(j.once(), activityStop, req).Get(j.ctx, &reply)
@@ -310,19 +310,19 @@ func (j *job) pursueStop() {
 		if j.state.StopAsked.IsZero() {
 			j.state.StopAsked = now
 		}
-		j.nextStop = j.state.StopAsked.Add(j.w.timing.CancelGrace)
+		j.nextStop = j.state.StopAsked.Add(j.timing.CancelGrace)
 	case askedForce:
-		j.nextStop = now.Add(j.w.timing.CancelGrace)
+		j.nextStop = now.Add(j.timing.CancelGrace)
 	case askedDrain:
-		j.nextStop = now.Add(j.w.timing.DrainGrace)
+		j.nextStop = now.Add(j.timing.DrainGrace)
 	case askedNotReady:
 		j.nextStop = now.Add(soon)
 	default:
 		switch {
 		case j.state.State == string(dataflow.StateDraining):
-			j.nextStop = j.state.StateTime.Add(j.w.timing.DrainGrace)
+			j.nextStop = j.state.StateTime.Add(j.timing.DrainGrace)
 		case !j.state.StopAsked.IsZero():
-			j.nextStop = j.state.StopAsked.Add(j.w.timing.CancelGrace)
+			j.nextStop = j.state.StopAsked.Add(j.timing.CancelGrace)
 		}
 		j.nextStop = later(j.nextStop, now.Add(soon))
 	}
@@ -410,7 +410,7 @@ func (j *job) announce() {
 // finish reads what the job leaves. A job that is over is over, read or not.
 func (j *job) finish() {
 	ctx := workflow.WithActivityOptions(j.ctx, workflow.ActivityOptions{
-		StartToCloseTimeout:    j.w.timing.Call,
+		StartToCloseTimeout:    j.timing.Call,
 		ScheduleToCloseTimeout: reportWithin,
 		RetryPolicy:            &temporal.RetryPolicy{InitialInterval: firstBackoff, MaximumInterval: mostBackoff},
 		WaitForCancellation:    true,
@@ -616,7 +616,7 @@ func (j *job) nextBackoff() time.Duration {
 // once are the options of an activity that the workflow repeats itself.
 func (j *job) once() workflow.Context {
 	return workflow.WithActivityOptions(j.ctx, workflow.ActivityOptions{
-		StartToCloseTimeout: j.w.timing.Call,
+		StartToCloseTimeout: j.timing.Call,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 1},
 		WaitForCancellation: true,
 	})

@@ -33,7 +33,7 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 	open, _ := workflow.NewDisconnectedContext(ctx)
 	info := workflow.GetInfo(ctx)
 	r := &run{
-		ctx: open, w: w, in: in, id: info.WorkflowExecution.ID,
+		ctx: open, in: in, id: info.WorkflowExecution.ID,
 		// (Temporal's test environment leaves FirstRunID empty; a server never does.)
 		fresh: info.FirstRunID == "" || info.WorkflowExecution.RunID == info.FirstRunID,
 	}
@@ -43,11 +43,13 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 	if err := workflow.SetQueryHandler(open, runs.QueryState, func() (runs.RunResult, error) { return r.result(), nil }); err != nil {
 		return runs.RunResult{}, fmt.Errorf("set the query handler: %w", err)
 	}
-	var known bool
-	if err := workflow.SideEffect(open, func(workflow.Context) any { return w.attributes() }).Get(&known); err != nil {
+	var at surroundings
+	if err := workflow.SideEffect(open, func(workflow.Context) any {
+		return surroundings{Attributes: w.attributes(), Timing: w.timing}
+	}).Get(&at); err != nil {
 		return runs.RunResult{}, fmt.Errorf("read a side effect: %w", err)
 	}
-	r.attributes = known
+	r.attributes, r.timing = at.Attributes, at.Timing.WithDefaults()
 	r.describe(runs.AttrPipeline.ValueSet(in.Pipeline), runs.AttrKey.ValueSet(short(in.Key)),
 		runs.AttrConfig.ValueSet(in.Config.Hash), runs.AttrOutcome.ValueSet(string(runs.OutcomeRunning)))
 
@@ -75,10 +77,15 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 		temporal.ApplicationErrorOptions{NonRetryable: true, Details: []any{result}})
 }
 
+// surroundings are what a run finds at its worker when it begins, as its history holds it.
+type surroundings struct {
+	Attributes bool        `json:"attributes"`
+	Timing     runs.Timing `json:"timing"`
+}
+
 // run is the state of one execution of Run.
 type run struct {
 	ctx   workflow.Context // not cancelled by the run's cancellation
-	w     *Workflows
 	in    runs.RunInput
 	id    string
 	steps []*step // in the order of the file
@@ -86,6 +93,7 @@ type run struct {
 	// then is a job's name known to be new.
 	fresh      bool
 	attributes bool
+	timing     runs.Timing
 	stop       string // why steps are being stopped, empty while they are not
 	failure    string // the first step's failure in words
 }
@@ -251,13 +259,13 @@ func (r *run) attempt(ctx workflow.Context, s *step, attempt int, first bool) ru
 // takeOver makes an open workflow under a job's ID, which an execution of the run
 // before a reset left, close: it is asked to, and terminated when it does not.
 func (r *run) takeOver(ctx workflow.Context, id string, since time.Time) {
-	if workflow.Now(ctx).Sub(since) < r.w.timing.HandOver {
+	if workflow.Now(ctx).Sub(since) < r.timing.HandOver {
 		// That it closed meanwhile is what is wanted.
 		_ = workflow.SignalExternalWorkflow(ctx, id, "", runs.SignalHandOver, nil).Get(ctx, nil)
 		return
 	}
 	ctx = workflow.WithActivityOptions(ctx, workflow.ActivityOptions{
-		StartToCloseTimeout: r.w.timing.Call,
+		StartToCloseTimeout: r.timing.Call,
 		RetryPolicy:         &temporal.RetryPolicy{MaximumAttempts: 1},
 	})
 	if err := workflow.ExecuteActivity(ctx, activityEnd, id, "did not hand its job over to a new execution of "+r.id).Get(ctx, nil); err != nil {
@@ -272,7 +280,7 @@ func (r *run) jobInput(ctx workflow.Context, s *step, attempt int) runs.JobInput
 		RunID: r.id, Key: r.in.Key, Step: s.Name, Attempt: attempt,
 		Project: r.in.Project, Location: r.in.Location,
 		JobName: runs.JobName(r.in.Deployment, r.in.Pipeline, r.in.Key, s.Name, attempt),
-		Job:     s.Job, Timeout: s.Timeout, Begun: workflow.Now(ctx), Attributes: r.attributes,
+		Job:     s.Job, Timeout: s.Timeout, Begun: workflow.Now(ctx), Attributes: r.attributes, Timing: r.timing,
 	}
 	if s.Job.Location != "" {
 		in.Location = s.Job.Location

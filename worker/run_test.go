@@ -247,8 +247,8 @@ func TestAFailingRunStopsItsOpenSteps(t *testing.T) {
 
 func TestCancellingARunCancelsItsJobsAndSaysWhich(t *testing.T) {
 	for name, when := range map[string]func(b *bundle){
-		"while they run":      func(b *bundle) { b.RegisterDelayedCallback(b.CancelWorkflow, 5*time.Minute) },
-		"during the launch":   func(b *bundle) { b.dataflow.launched = func(*dataflow.Job) { b.CancelWorkflow() } },
+		"while they run":    func(b *bundle) { b.RegisterDelayedCallback(b.CancelWorkflow, 5*time.Minute) },
+		"during the launch": func(b *bundle) { b.dataflow.launched = func(*dataflow.Job) { b.CancelWorkflow() } },
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t)

@@ -9,7 +9,6 @@ package worker
 
 import (
 	"fmt"
-	"time"
 
 	"go.temporal.io/sdk/activity"
 	sdkworker "go.temporal.io/sdk/worker"
@@ -18,66 +17,15 @@ import (
 	"github.com/penstock/penstock/runs"
 )
 
-// Timing holds the waits of the workflows. A zero field means its default. They are
-// the worker's, not the run's: a new value holds for the waits that begin after it.
-type Timing struct {
-	// Horizon is how long Dataflow's list of jobs may lag behind a launch: what is
-	// not in it that long after an unanswered launch is taken not to exist.
-	// Defaults to 2 minutes.
-	Horizon time.Duration
-	// Safety is how often a job without news is looked at. Defaults to 1 hour.
-	Safety time.Duration
-	// CancelGrace is how long a cancel may take before it is forced. Defaults to 30 minutes.
-	CancelGrace time.Duration
-	// DrainGrace is how long a drain may take before it becomes a cancel. Defaults to 1 hour.
-	DrainGrace time.Duration
-	// HandOver is how long a job's workflow may take to close for its successor
-	// before it is terminated. Defaults to 5 minutes.
-	HandOver time.Duration
-	// Call bounds each activity, and so how long a killed one goes unnoticed.
-	// Defaults to 30 seconds.
-	Call time.Duration
-}
-
-// WithDefaults replaces zero fields by their defaults.
-func (t Timing) WithDefaults() Timing {
-	def := func(d *time.Duration, v time.Duration) {
-		if *d == 0 {
-			*d = v
-		}
-	}
-	def(&t.Horizon, 2*time.Minute)
-	def(&t.Safety, time.Hour)
-	def(&t.CancelGrace, 30*time.Minute)
-	def(&t.DrainGrace, time.Hour)
-	def(&t.HandOver, 5*time.Minute)
-	def(&t.Call, 30*time.Second)
-	return t
-}
-
-// Validate returns an error that names the first field that is negative, or a call
-// bound too short to launch a job in.
-func (t Timing) Validate() error {
-	for _, f := range []struct {
-		name string
-		d    time.Duration
-	}{{"Horizon", t.Horizon}, {"Safety", t.Safety}, {"CancelGrace", t.CancelGrace}, {"DrainGrace", t.DrainGrace}, {"HandOver", t.HandOver}, {"Call", t.Call}} {
-		if f.d < 0 {
-			return fmt.Errorf("Timing.%s is %v; it must not be negative", f.name, f.d)
-		}
-	}
-	if t.Call != 0 && t.Call < 2*launchMargin {
-		return fmt.Errorf("Timing.Call is %v; it must be at least %v", t.Call, 2*launchMargin)
-	}
-	return nil
-}
+// Timing holds the waits that a run takes from its worker when it begins.
+type Timing = runs.Timing
 
 // Workflows are the workflow definitions. Use New.
 type Workflows struct {
-	timing Timing
-	// attributes says whether the namespace has our search attributes. It is asked
-	// in side effects, so that the answer is in history.
-	attributes func() bool
+	// Both are read in a side effect alone, so that what they said is in history: a
+	// worker that is configured otherwise must still be able to replay it.
+	timing     Timing
+	attributes func() bool // whether the namespace has our search attributes
 }
 
 // New makes the workflow definitions. attributes says whether the namespace has the
