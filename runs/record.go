@@ -120,8 +120,8 @@ type JobInput struct {
 	Location string `json:"location"`
 	JobName  string `json:"jobName"`
 	// Job is the step's launch as planned; Vars and Steps feed its remaining expressions.
-	Job   pipeline.Job                   `json:"job"`
-	Vars  pipeline.Vars                  `json:"vars,omitempty"`
+	Job   pipeline.Job                       `json:"job"`
+	Vars  pipeline.Vars                      `json:"vars,omitempty"`
 	Steps map[string]pipeline.StepResultVars `json:"steps,omitempty"`
 	// First says that nobody can have launched a job under this name before. When
 	// false, a refusal is believed only after a second look.
@@ -133,6 +133,8 @@ type JobInput struct {
 	Begun time.Time `json:"begun"`
 	// Attributes says that the namespace has our search attributes.
 	Attributes bool `json:"attributes,omitempty"`
+	// Timing holds the waits, as the run took them from its worker.
+	Timing Timing `json:"timing,omitzero"`
 	// Resume carries the state over a continue-as-new; nil at the start.
 	Resume *JobState `json:"resume,omitempty"`
 }
