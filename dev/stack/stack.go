@@ -170,7 +170,7 @@ func Start(ctx context.Context, o Options) (_ *Stack, err error) {
 func (o *Options) complete() error {
 	var err error
 	if o.Root == "" {
-		if o.Root, err = findRoot(); err != nil {
+		if o.Root, err = FindRoot(); err != nil {
 			return err
 		}
 	}
@@ -197,8 +197,9 @@ func (o *Options) complete() error {
 	return nil
 }
 
-// findRoot looks upward for the production module.
-func findRoot() (string, error) {
+// FindRoot looks upward from the working directory for the repository: the folder of
+// the production module.
+func FindRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", fmt.Errorf("stack: find the repository: %w", err)
