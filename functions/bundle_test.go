@@ -95,9 +95,10 @@ func setup(t testing.TB, files ...string) *bundle {
 			deployment: "dev", project: "penstock-dev", location: "us-central1",
 			pipelines: b.dir, deadLetter: "projects/penstock-dev/topics/dead",
 		},
-		log:    newLogger(&lockedWriter{w: b.log}, slog.LevelDebug),
-		now:    time.Now,
-		memory: newMemory(time.Now),
+		log:         newLogger(&lockedWriter{w: b.log}, slog.LevelDebug),
+		now:         time.Now,
+		readTimeout: readTimeout,
+		memory:      newMemory(time.Now),
 		open: func() (folder, error) {
 			return pipeline.Open(b.dir, pipeline.FolderOptions{Logger: slog.New(slog.DiscardHandler), Recheck: -1})
 		},
@@ -235,20 +236,25 @@ func newStubTemporal() *stubTemporal {
 	return &stubTemporal{memos: make(map[string]string), calls: make(map[string]int)}
 }
 
-func (s *stubTemporal) call(method, id string) error {
+// call counts a call and says how it goes. It is made without the lock held, so that a test can hold calls back.
+func (s *stubTemporal) call(ctx context.Context, method, id string) error {
+	s.mu.Lock()
 	s.calls[method]++
+	s.mu.Unlock()
 	if s.fail != nil {
-		return s.fail(id)
+		if err := s.fail(id); err != nil {
+			return err
+		}
 	}
-	return nil
+	return ctx.Err()
 }
 
-func (s *stubTemporal) ExecuteWorkflow(_ context.Context, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.call("start", o.ID); err != nil {
+func (s *stubTemporal) ExecuteWorkflow(ctx context.Context, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
+	if err := s.call(ctx, "start", o.ID); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if _, ok := s.memos[o.ID]; ok {
 		return nil, serviceerror.NewWorkflowExecutionAlreadyStarted("already started", "", "")
 	}
@@ -257,33 +263,33 @@ func (s *stubTemporal) ExecuteWorkflow(_ context.Context, o client.StartWorkflow
 	return nil, nil
 }
 
-func (s *stubTemporal) SignalWorkflow(_ context.Context, id, _, name string, arg any) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.call("signal", id); err != nil {
+func (s *stubTemporal) SignalWorkflow(ctx context.Context, id, _, name string, arg any) error {
+	if err := s.call(ctx, "signal", id); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.signals = append(s.signals, sent{id, name, arg})
 	return nil
 }
 
-func (s *stubTemporal) SignalWithStartWorkflow(_ context.Context, id, name string, arg any, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.call("signalWithStart", id); err != nil {
+func (s *stubTemporal) SignalWithStartWorkflow(ctx context.Context, id, name string, arg any, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error) {
+	if err := s.call(ctx, "signalWithStart", id); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.signals = append(s.signals, sent{id, name, arg})
 	s.started = append(s.started, start{o, workflow.(string), args[0].(converter.RawValue).Payload().GetData()})
 	return nil, nil
 }
 
-func (s *stubTemporal) DescribeWorkflowExecution(_ context.Context, id, _ string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.call("describe", id); err != nil {
+func (s *stubTemporal) DescribeWorkflowExecution(ctx context.Context, id, _ string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
+	if err := s.call(ctx, "describe", id); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	p, err := converter.GetDefaultDataConverter().ToPayload(s.memos[id])
 	if err != nil {
 		return nil, err

@@ -40,13 +40,18 @@ func TestHalfABodyIsNotWaitedForForGood(t *testing.T) {
 // A redelivery would find a start that is half done; one that is finished is found as a duplicate.
 func TestSenderThatGoesAwayDoesNotStopAStart(t *testing.T) {
 	b := setup(t, ordersFile)
-	begun, finish := make(chan struct{}), make(chan struct{})
+	begun, handled := make(chan struct{}), make(chan struct{})
+	var gone <-chan struct{} // once the server has noticed
 	b.temporal.fail = func(string) error {
 		close(begun)
-		<-finish
+		<-gone
 		return nil
 	}
-	server := httptest.NewServer(b.trigger(NameStorageTrigger))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		gone = r.Context().Done()
+		b.trigger(NameStorageTrigger)(w, r)
+		close(handled)
+	}))
 	t.Cleanup(server.Close)
 	r := finalized("orders/a.csv", 1)
 	req, err := http.NewRequest(http.MethodPost, server.URL, r.Body)
@@ -61,9 +66,12 @@ func TestSenderThatGoesAwayDoesNotStopAStart(t *testing.T) {
 	if err := req.Write(conn); err != nil {
 		t.Fatal(err)
 	}
-	<-begun
+	select {
+	case <-begun:
+	case <-handled:
+		t.Fatalf("answered without a start: %s", b.log)
+	}
 	_ = conn.Close()
-	close(finish)
 	server.Close() // waits for the handler
 	if len(b.temporal.started) != 1 {
 		t.Errorf("%d runs", len(b.temporal.started))

@@ -33,22 +33,25 @@ func (r *receiver) start(ctx context.Context, d *delivery, e *events.Event, plan
 	}
 	decision.RunID = runs.RunID(r.settings.deployment, plan.Pipeline, plan.Key)
 	for {
-		if r.memory.startedBy(decision.RunID, plan.Identity) {
-			decision.Outcome, decision.Remembered = Duplicate, true
-			return decision
-		}
 		leader := false
 		v, _, _ := r.starts.Do(decision.RunID, func() (any, error) {
 			leader = true
+			if r.memory.startedBy(decision.RunID, plan.Identity) {
+				decision.Outcome, decision.Remembered = Duplicate, true
+				return decision, nil
+			}
 			return r.startOnce(ctx, d, e, plan, decision), nil
 		})
 		got := v.(Decision)
-		// Whoever came meanwhile with the same event need not ask Temporal, too: he remembers now, or shares the failure. With
-		// another event, or for another text of the pipeline, he decides for himself.
+		// Those that came meanwhile with the same event need not ask Temporal, too: the next round finds it remembered, and a
+		// failure is a failure for all. Another event with the same key needs a decision of its own.
 		switch {
-		case leader, got.Outcome == Undecided:
+		case leader:
 			return got
-		case got.Outcome != Started && got.Outcome != Duplicate, !r.memory.startedBy(decision.RunID, plan.Identity):
+		case got.Outcome == Undecided:
+			decision.Outcome, decision.Reason = Undecided, got.Reason
+			return decision
+		case !r.memory.startedBy(decision.RunID, plan.Identity):
 			return r.startOnce(ctx, d, e, plan, decision)
 		}
 	}

@@ -3,10 +3,12 @@ package functions
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
@@ -173,15 +175,17 @@ func TestDuplicateOfADefaultKeyCostsNoSecondCall(t *testing.T) {
 
 func TestManyDeliveriesOfOneEvent(t *testing.T) {
 	for name, file := range map[string]string{
-		"default key":          ordersFile,
-		"key of the pipelines": strings.Replace(ordersFile, "steps:", "key: ${event.name}\nsteps:", 1),
+		"default key":         ordersFile,
+		"key of the pipeline": strings.Replace(ordersFile, "steps:", "key: ${event.name}\nsteps:", 1),
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := setup(t, file)
-			var started, duplicate atomic.Int32
-			var wg sync.WaitGroup
-			for range 200 {
-				wg.Go(func() {
+			synctest.Test(t, func(t *testing.T) {
+				b := setup(t, file)
+				answering := make(chan struct{})
+				b.temporal.fail = func(string) error { <-answering; return nil }
+				var started, duplicate atomic.Int32
+				var wg sync.WaitGroup
+				deliver := func() {
 					w, a := b.post(t, NameStorageTrigger, finalized("orders/a.csv", 1))
 					switch {
 					case w.Code != http.StatusOK:
@@ -191,17 +195,48 @@ func TestManyDeliveriesOfOneEvent(t *testing.T) {
 					case a.outcomes() == "orders: duplicate":
 						duplicate.Add(1)
 					}
-				})
-			}
-			wg.Wait()
-			if started.Load() != 1 || duplicate.Load() != 199 {
-				t.Errorf("%d started and %d duplicates, want 1 and 199", started.Load(), duplicate.Load())
-			}
-			if calls := b.temporal.calls["start"]; calls != 1 {
-				t.Errorf("Temporal was asked %d times; an instance knows after once", calls)
-			}
+				}
+				for range 150 {
+					wg.Go(deliver)
+				}
+				synctest.Wait() // all of them are on their way before Temporal answers the first
+				for range 50 {
+					wg.Go(deliver)
+				}
+				close(answering)
+				wg.Wait()
+				if started.Load() != 1 || duplicate.Load() != 199 {
+					t.Errorf("%d started and %d duplicates, want 1 and 199", started.Load(), duplicate.Load())
+				}
+				if calls := b.temporal.calls["start"]; calls != 1 {
+					t.Errorf("Temporal was asked %d times; an instance knows after once", calls)
+				}
+			})
 		})
 	}
+}
+
+// Events that share a key must not share an answer, though they arrive together.
+func TestTwoEventsOfOneKeyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := setup(t, dailyFile)
+		answering := make(chan struct{})
+		b.temporal.fail = func(string) error { <-answering; return nil }
+		outcomes := make(chan string, 2)
+		for _, object := range []string{"daily/1/a.csv", "daily/1/b.csv"} {
+			go func() {
+				_, a := b.post(t, NameStorageTrigger, finalized(object, 1))
+				outcomes <- a.outcomes()
+			}()
+		}
+		synctest.Wait()
+		close(answering)
+		got := []string{<-outcomes, <-outcomes}
+		slices.Sort(got)
+		if want := []string{"daily: key-taken", "daily: started"}; !slices.Equal(got, want) {
+			t.Errorf("answered %q, want %q", got, want)
+		}
+	})
 }
 
 // Were a failure remembered, its event would be lost.
