@@ -1,7 +1,12 @@
 package runs
 
 import (
+	"context"
+	"fmt"
+	"time"
+
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/sdk/temporal"
 )
 
@@ -22,6 +27,24 @@ const SearchAttributeType = enumspb.INDEXED_VALUE_TYPE_KEYWORD
 // SearchAttributes names every search attribute.
 func SearchAttributes() []string {
 	return []string{AttrPipeline.GetName(), AttrKey.GetName(), AttrOutcome.GetName(), AttrConfig.GetName(), AttrStep.GetName()}
+}
+
+// MissingSearchAttributes names the search attributes of ours that the namespace
+// does not have, or has with another type.
+func MissingSearchAttributes(ctx context.Context, c operatorservice.OperatorServiceClient, namespace string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	list, err := c.ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
+	if err != nil {
+		return nil, fmt.Errorf("list the search attributes of namespace %q: %w", namespace, err)
+	}
+	var missing []string
+	for _, name := range SearchAttributes() {
+		if list.GetCustomAttributes()[name] != SearchAttributeType {
+			missing = append(missing, name)
+		}
+	}
+	return missing, nil
 }
 
 // Memo keys of a run. The memo is written by whoever starts the run and can be

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	sdkworker "go.temporal.io/sdk/worker"
@@ -184,7 +183,7 @@ func (a *attributes) watch(ctx context.Context) {
 }
 
 func (a *attributes) look(ctx context.Context) {
-	missing, err := MissingSearchAttributes(ctx, a.client, a.namespace)
+	missing, err := runs.MissingSearchAttributes(ctx, a.client.OperatorService(), a.namespace)
 	switch {
 	case err == nil && len(missing) == 0:
 		a.known.Store(true)
@@ -193,24 +192,6 @@ func (a *attributes) look(ctx context.Context) {
 		a.log.Warn("the namespace lacks search attributes: runs go on without them, and cannot be filtered by pipeline or outcome; register them (penstock doctor says how)",
 			"namespace", a.namespace, "missing", missing, "error", err)
 	}
-}
-
-// MissingSearchAttributes names the search attributes of ours that the namespace
-// does not have, or has with another type.
-func MissingSearchAttributes(ctx context.Context, c client.Client, namespace string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	list, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
-	if err != nil {
-		return nil, fmt.Errorf("list the search attributes of namespace %q: %w", namespace, err)
-	}
-	var missing []string
-	for _, name := range runs.SearchAttributes() {
-		if list.GetCustomAttributes()[name] != runs.SearchAttributeType {
-			missing = append(missing, name)
-		}
-	}
-	return missing, nil
 }
 
 // health answers whether the worker serves.
