@@ -28,15 +28,15 @@ func newEnvironment(k events.Kind) *cel.Env {
 		panic(fmt.Sprintf("pipeline: make CEL's type registry: %v", err)) // no input can cause it
 	}
 	provider := &fieldProvider{Registry: registry, structs: map[string][]variable{"event": eventFields[k], "run": runFields, "step": stepResultFields}}
-	e, err := cel.NewEnv(
+	e, err := cel.NewEnv(append(textLibrary(),
 		cel.CustomTypeAdapter(registry), cel.CustomTypeProvider(provider),
 		cel.Variable("event", types.NewObjectType("event")), cel.Variable("object", cel.MapType(cel.StringType, cel.StringType)),
 		cel.Variable("run", types.NewObjectType("run")), cel.Variable("steps", cel.MapType(cel.StringType, types.NewObjectType("step"))),
-		cel.OptionalTypes(), ext.Strings(ext.StringsVersion(4)), ext.Encoders(), labelFunction,
+		cel.OptionalTypes(), ext.Encoders(), labelFunction,
 		cel.CrossTypeNumericComparisons(true), cel.DefaultUTCTimeZone(true),
 		cel.ParserExpressionSizeLimit(maxExprLength), cel.ExpressionNodeLimit(maxExprNodes), cel.ParserRecursionLimit(maxExprDepth), cel.RegexProgramSizeLimit(maxRegexSize),
 		cel.ASTValidators(cel.ValidateComprehensionNestingLimit(maxExprNesting), cel.ValidateRegexLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateDurationLiterals()),
-	)
+	)...)
 	if err != nil {
 		panic(fmt.Sprintf("pipeline: make CEL's environment: %v", err))
 	}

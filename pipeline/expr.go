@@ -26,7 +26,6 @@ const (
 	maxExprDepth   = 60
 	maxExprNesting = 2 // comprehensions within comprehensions
 	maxExprCost    = 1_000_000
-	maxExprMemory  = 4 << 20 // elements, as CEL counts them
 	// maxExprTime is a net below the cost limit, which stops an expression long before. Unlike cost it depends on the machine, so
 	// to run into it says nothing about the event.
 	maxExprTime  = 10 * time.Second
@@ -396,7 +395,7 @@ func findExpr(e ast.Expr, id int64) ast.Expr {
 
 var programOptions = []cel.ProgramOption{
 	cel.EvalOptions(cel.OptOptimize), // compiles constant regular expressions once
-	cel.CostLimit(maxExprCost), cel.InterruptCheckFrequency(100), cel.MemoryLimit(maxExprMemory),
+	cel.CostLimit(maxExprCost), cel.CostTracking(byBytes{}), cel.InterruptCheckFrequency(100),
 }
 
 // eval runs the program of an expression for one kind of event.
@@ -438,7 +437,7 @@ func explainEval(err error) error {
 	if m := noKeyRE.FindStringSubmatch(err.Error()); m != nil {
 		return fmt.Errorf("the event has no %s; guard it with has(…), or optionally with .?%s and orValue(…): %w", m[1], m[1], err)
 	}
-	if strings.Contains(err.Error(), "cost limit") || strings.Contains(err.Error(), "memory limit") {
+	if strings.Contains(err.Error(), "cost limit") {
 		return fmt.Errorf("it takes more work than an expression may: %w", err)
 	}
 	return err
