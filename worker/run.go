@@ -105,6 +105,7 @@ type step struct {
 	waiting  string
 	err      string
 	attempts []runs.JobResult
+	job      string // the job name of the attempt under way, empty between attempts
 	running  bool   // a streaming step whose job runs: its dependants may start
 	child    string // the workflow ID of the open child, empty between attempts
 }
@@ -218,6 +219,10 @@ func (r *run) attempt(ctx workflow.Context, s *step, attempt int, first bool) ru
 		WaitForCancellation:   true,
 		StaticSummary:         fmt.Sprintf("%s, attempt %d of %s", s.Name, attempt, r.in.Pipeline),
 	})
+	// Set before the child is known to have started: its word that the job runs can be
+	// in the same workflow task as its start.
+	s.job = in.JobName
+	defer func() { s.job, s.running = "", false }()
 	pause := firstBackoff
 	var since time.Time // when the name's earlier workflow was first met
 	for {
@@ -234,7 +239,7 @@ func (r *run) attempt(ctx workflow.Context, s *step, attempt int, first bool) ru
 			}
 			var res runs.JobResult
 			err = f.Get(ctx, &res)
-			s.child, s.running = "", false
+			s.child = ""
 			if err == nil && !res.HandedOver {
 				return res
 			}
@@ -318,7 +323,7 @@ func (r *run) listen(ctx workflow.Context) {
 		var msg runs.Running
 		workflow.GetSignalChannel(ctx, runs.SignalRunning).Receive(ctx, &msg)
 		for _, s := range r.steps {
-			if s.Name == msg.Step && s.child != "" && strings.HasSuffix(s.child, "/"+msg.JobName) {
+			if s.Name == msg.Step && s.job == msg.JobName {
 				s.running = true
 			}
 		}
