@@ -21,6 +21,7 @@ type Service struct {
 	namespace  string
 	deployment string
 	ui         string
+	dataflow   string // base URL of an emulator
 	patience   time.Duration
 	converter  converter.DataConverter
 }
@@ -31,6 +32,9 @@ type Options struct {
 	Namespace  string // of Temporal
 	// UI is the base URL of Temporal's web UI, to which runs are linked. Empty: they are not.
 	UI string
+	// DataflowEndpoint is the base URL of a Dataflow that is not Google's, to which jobs are then linked. Empty: they are
+	// linked to Google Cloud's console.
+	DataflowEndpoint string
 	// Patience is how long an open run's worker may take to say how far it is, before its history has to. Defaults to
 	// 3 seconds.
 	Patience time.Duration
@@ -41,7 +45,7 @@ func New(c client.Client, o Options) (*Service, error) {
 	if err := runs.CheckDeployment(o.Deployment); err != nil {
 		return nil, err
 	}
-	s := &Service{temporal: c, namespace: o.Namespace, deployment: o.Deployment, ui: o.UI, patience: o.Patience, converter: converter.GetDefaultDataConverter()}
+	s := &Service{temporal: c, namespace: o.Namespace, deployment: o.Deployment, ui: o.UI, dataflow: o.DataflowEndpoint, patience: o.Patience, converter: converter.GetDefaultDataConverter()}
 	if s.patience == 0 {
 		s.patience = 3 * time.Second
 	}

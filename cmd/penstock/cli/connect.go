@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os/user"
+
+	"github.com/spf13/cobra"
+	"go.temporal.io/sdk/client"
+
+	"github.com/penstock/penstock/connect"
+	"github.com/penstock/penstock/service"
+)
+
+// flagDeployment adds the flag that names the deployment.
+func (a *app) flagDeployment(cmd *cobra.Command) *string {
+	return cmd.Flags().String("deployment", "", "deployment ID (default $PENSTOCK_DEPLOYMENT)")
+}
+
+// deployment is the flag's value, or the environment's.
+func (a *app) deployment(flag string) (string, error) {
+	if flag == "" {
+		flag = a.env.get("PENSTOCK_DEPLOYMENT")
+	}
+	if flag == "" {
+		return "", usage("whose runs? Set PENSTOCK_DEPLOYMENT or --deployment to the deployment's ID, or start a local one: make dev")
+	}
+	return flag, nil
+}
+
+// temporal are the options of a client, from Temporal's standard environment.
+func (a *app) temporal(deployment string) (client.Options, error) {
+	a.tellStack()
+	return connect.OptionsFrom(a.env, connect.Identity("cli", deployment)+who(), a.logger())
+}
+
+// who is the person at the command line, for histories.
+func who() string {
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		return " (" + u.Username + ")"
+	}
+	return ""
+}
+
+// tellStack says once that a local stack was joined by itself.
+func (a *app) tellStack() {
+	if a.env.file != "" {
+		fmt.Fprintf(a.std.Err, "using the local stack of %s, as TEMPORAL_ADDRESS is not set\n", clean(a.env.file))
+		a.env.file = ""
+	}
+}
+
+// service connects to Temporal. The caller calls the returned function in the end.
+func (a *app) service(ctx context.Context, deploymentFlag string) (*service.Service, func(), error) {
+	deployment, err := a.deployment(deploymentFlag)
+	if err != nil {
+		return nil, nil, err
+	}
+	options, err := a.temporal(deployment)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := connect.Dial(ctx, options)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w (penstock doctor says what to do)", err)
+	}
+	s, err := service.New(c, service.Options{
+		Deployment: deployment, Namespace: options.Namespace,
+		UI: a.env.get("TEMPORAL_UI"), DataflowEndpoint: a.env.get("DATAFLOW_ENDPOINT"),
+	})
+	if err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	return s, c.Close, nil
+}
