@@ -43,17 +43,14 @@ func (r *receiver) start(ctx context.Context, d *delivery, e *events.Event, plan
 			return r.startOnce(ctx, d, e, plan, decision), nil
 		})
 		got := v.(Decision)
-		// Those that came meanwhile with the same event need not ask Temporal, too: the next round finds it remembered, and a
-		// failure is a failure for all. Another event with the same key needs a decision of its own.
 		switch {
 		case leader:
 			return got
-		case got.Outcome == Undecided:
+		case got.Outcome == Undecided: // a failure is a failure for all that waited
 			decision.Outcome, decision.Reason = Undecided, got.Reason
 			return decision
-		case !r.memory.startedBy(decision.RunID, plan.Identity):
-			return r.startOnce(ctx, d, e, plan, decision)
 		}
+		// Who waited with the same event finds it remembered in the next round; another event with the same key asks.
 	}
 }
 
