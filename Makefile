@@ -20,19 +20,19 @@ help: ## Say what each target does
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## Watch real files start real pipelines, once each; ends by itself
-	@cd dev && go run ./cmd/demo $(ARGS)
+demo: .penstock/bin/penstock-demo ## Watch real files start real pipelines, once each; ends by itself [ARGS=-keep]
+	@exec .penstock/bin/penstock-demo $(ARGS)
 
 .PHONY: dev
 dev: .penstock/bin/penstock-dev ## Run everything here: make dev [PIPELINES=dir] [STATE=dir] [ARGS="-push ..."]
 	@exec .penstock/bin/penstock-dev -pipelines "$(PIPELINES)" $(if $(STATE),-state "$(STATE)") $(ARGS)
 
 # Not `go run`: it does not pass every signal on.
-.PHONY: .penstock/bin/penstock-dev
-.penstock/bin/penstock-dev:
+.PHONY: .penstock/bin/penstock-dev .penstock/bin/penstock-demo
+.penstock/bin/penstock-dev .penstock/bin/penstock-demo:
 	@mkdir -p .penstock/bin
-	@test -x $@ || echo "building   penstock-dev: the first time takes about a minute"
-	@cd dev && go build -o ../$@ ./cmd/penstock-dev
+	@test -x $@ || echo "building   $(@F): the first time takes about a minute"
+	@cd dev && go build -o ../$@ ./cmd/$(patsubst penstock-demo,demo,$(@F))
 
 .PHONY: build
 build: ## Build the CLI into .penstock/bin/penstock

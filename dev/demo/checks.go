@@ -85,7 +85,9 @@ func (d *demo) showResults(ctx context.Context) error {
 		all := strings.Split(strings.TrimRight(text, "\n"), "\n")
 		some := all[:min(show.lines, len(all))]
 		d.chapter("From gs://%s/%s", show.bucket, show.object)
-		d.screen.Print("   %s", strings.Join(some, "\n   "))
+		for _, line := range some {
+			d.screen.Print("%s", strings.TrimRight("   "+line, " "))
+		}
 		if more := len(all) - len(some); more > 0 {
 			d.screen.Print("   %s", d.screen.paint(faint, fmt.Sprintf("(%d more lines)", more)))
 		}
@@ -118,7 +120,7 @@ func (d *demo) check(ctx context.Context) error {
 		{thrice + " came three times and ran once: 2 duplicates dropped", d.checkDuplicates},
 		{"the broken event, alone, is in the dead-letter topic with its reason", d.checkDeadLetter},
 		{fmt.Sprintf("all %d observed rows are in the clean files, unchanged", d.observed()), d.checkClean},
-		{"the 8 spoiled rows were diverted, each with its reason", d.checkRejects},
+		{fmt.Sprintf("the %d spoiled rows were diverted, each with its reason", d.spoiled()), d.checkRejects},
 		{"the monthly figures are those of a calculation without Beam", d.checkFigures},
 		{"the figures of " + spoiledYear + " are those on record in the repository", d.checkRecord},
 		{"the report of " + reportYear + " is there and has the year's rain right", d.checkReport},
@@ -157,6 +159,14 @@ func (d *demo) observed() int {
 	n := 0
 	for _, y := range d.years {
 		n += y.rows()
+	}
+	return n
+}
+
+func (d *demo) spoiled() int {
+	n := 0
+	for _, y := range d.years {
+		n += y.bad
 	}
 	return n
 }

@@ -212,7 +212,7 @@ func (d *demo) story(ctx context.Context) error {
 	if err := d.await(ctx, d.report); err != nil {
 		return err
 	}
-	if err := d.stack.Events.Settle(ctx); err != nil {
+	if err := d.settle(ctx); err != nil {
 		return fmt.Errorf("wait for the last deliveries: %w", err)
 	}
 	if err := d.showRuns(); err != nil {
@@ -245,7 +245,7 @@ func (d *demo) uploadYears(ctx context.Context) error {
 			key: fmt.Sprintf("finalized:%s/daily/%s#%d", landing, y.name, w.Attrs().Generation),
 		})
 	}
-	if err := d.stack.Events.Settle(ctx); err != nil {
+	if err := d.settle(ctx); err != nil {
 		return fmt.Errorf("wait for the deliveries: %w", err)
 	}
 	return nil

@@ -218,13 +218,23 @@ func (d *demo) clock() string { return seconds(time.Since(d.began)) }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1fs", d.Seconds()) }
 
+// settle waits until every event is delivered or given up.
+func (d *demo) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, d.o.Within)
+	defer cancel()
+	if err := d.stack.Events.Settle(ctx); err != nil {
+		return errors.Join(err, d.stuck(ctx, d.files))
+	}
+	return nil
+}
+
 // stuck says which run waits for what, when time is up.
 func (d *demo) stuck(ctx context.Context, expected []*run) error {
 	var b strings.Builder
 	if errors.Is(context.Cause(ctx), context.Canceled) {
 		return context.Canceled
 	}
-	fmt.Fprintf(&b, "the runs are not over %s after the first event", d.clock())
+	fmt.Fprintf(&b, "the runs are not over %s after the first file", d.clock())
 	// The time for this is not the demo's, which is up.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -244,7 +254,7 @@ func (d *demo) stuck(ctx context.Context, expected []*run) error {
 	}
 	for _, part := range []string{"functions", "worker", "dataflow", "eventarc", "temporal"} {
 		if lines := lastLines(d.stack.Logs(part), 5); lines != "" {
-			fmt.Fprintf(&b, "\nlast lines of the %s:\n%s", part, lines)
+			fmt.Fprintf(&b, "\nlast lines of the %s:%s", part, lines)
 		}
 	}
 	fmt.Fprintf(&b, "\nall logs are in %s. A busy or slow machine needs more time: make demo ARGS=\"-within 15m\"", d.logs())
@@ -281,10 +291,19 @@ func (d *demo) waitsFor(ctx context.Context, r *run) string {
 	return strings.Join(steps, "; ")
 }
 
+// lastLines are the last n lines of a log, cut to a length that can be read.
 func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	if len(lines) == 1 && lines[0] == "" {
+	text = strings.TrimRight(text, "\n")
+	if text == "" {
 		return ""
 	}
-	return "    " + strings.Join(lines[max(0, len(lines)-n):], "\n    ")
+	lines := strings.Split(text, "\n")
+	var b strings.Builder
+	for _, line := range lines[max(0, len(lines)-n):] {
+		if runes := []rune(line); len(runes) > 300 {
+			line = string(runes[:300]) + " …"
+		}
+		b.WriteString("\n    " + line)
+	}
+	return b.String()
 }

@@ -91,7 +91,7 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("stack: another stack runs in %s (%w); stop it, or give this one a state folder of its own (make dev STATE=DIR)", dir, err)
+		return nil, fmt.Errorf("stack: another stack runs in %s (%w); stop it, or give this one a state folder of its own (make dev STATE=DIR, make demo ARGS=\"-state DIR\")", dir, err)
 	}
 	// A stack that was killed could not take its file away.
 	if err := os.Remove(filepath.Join(dir, "dev.env")); err != nil && !errors.Is(err, fs.ErrNotExist) {
