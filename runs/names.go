@@ -86,7 +86,7 @@ func plainKey(key string) bool {
 	if key == "" || key[0] == '~' || key[len(key)-1] == ' ' {
 		return false
 	}
-	for i := 0; i < len(key); i++ {
+	for i := range len(key) {
 		if key[i] < 0x20 || key[i] > 0x7e {
 			return false
 		}

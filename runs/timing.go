@@ -55,11 +55,11 @@ func (t Timing) Validate() error {
 		d    time.Duration
 	}{{"Horizon", t.Horizon}, {"Safety", t.Safety}, {"CancelGrace", t.CancelGrace}, {"DrainGrace", t.DrainGrace}, {"HandOver", t.HandOver}, {"Call", t.Call}} {
 		if f.d < 0 {
-			return fmt.Errorf("Timing.%s is %v; it must not be negative", f.name, f.d)
+			return fmt.Errorf("the wait %s is %v; it must not be negative", f.name, f.d)
 		}
 	}
 	if t.Call != 0 && t.Call < MinCall {
-		return fmt.Errorf("Timing.Call is %v; it must be at least %v", t.Call, MinCall)
+		return fmt.Errorf("the wait Call is %v; it must be at least %v", t.Call, MinCall)
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ type Activities struct {
 	NamespaceID func(ctx context.Context) (string, error)
 }
 
-// launchRequest is the input of Launch.
+// launchRequest is the input of launch.
 type launchRequest struct {
 	Job runs.JobInput `json:"job"`
 	// Hints are job IDs that status events named: they are looked at first.
@@ -64,7 +64,7 @@ type launchRequest struct {
 	LookOnly bool `json:"lookOnly,omitempty"`
 }
 
-// What Launch can answer.
+// What launch can answer.
 const (
 	replyLaunched   = "launched"   // this call made the job
 	replyAdopted    = "adopted"    // the job was there
@@ -85,7 +85,7 @@ const (
 	refusalRender     = "render"
 )
 
-// launchReply is the output of Launch.
+// launchReply is the output of launch.
 type launchReply struct {
 	Kind       string            `json:"kind"`
 	Refusal    string            `json:"refusal,omitempty"`
@@ -109,19 +109,22 @@ func view(j dataflow.Job) jobView {
 	return jobView{ID: j.ID, State: string(j.State), StateTime: j.StateTime, Type: string(j.Type), ReplacedBy: j.ReplacedByJobID}
 }
 
-// Launch looks for the attempt's job and launches it where there is none: one look,
-// one write. It reports every outcome in its reply; its error is for what it could
-// not begin.
-func (a *Activities) Launch(ctx context.Context, req launchRequest) (launchReply, error) {
+// launch looks for the attempt's job and launches it where there is none: one look,
+// one write. Every outcome is in its reply, so its error is always nil.
+func (a *Activities) launch(ctx context.Context, req launchRequest) (launchReply, error) {
+	return a.tryLaunch(ctx, req), nil
+}
+
+func (a *Activities) tryLaunch(ctx context.Context, req launchRequest) launchReply {
 	in := req.Job
 	namespace, err := a.NamespaceID(ctx)
 	if err != nil {
-		return launchReply{Kind: replyTransient, Message: err.Error()}, nil
+		return launchReply{Kind: replyTransient, Message: err.Error()}
 	}
 	label := runs.DeploymentLabel(in.Deployment, namespace)
 	job, err := in.Job.Render(in.Vars, in.Steps)
 	if err != nil {
-		return launchReply{Kind: replyRefused, Refusal: refusalRender, Message: err.Error()}, nil
+		return launchReply{Kind: replyRefused, Refusal: refusalRender, Message: err.Error()}
 	}
 	launch := dataflow.Launch(in.Launch(job, label))
 	spec := launch.SpecHash()
@@ -131,7 +134,7 @@ func (a *Activities) Launch(ctx context.Context, req launchRequest) (launchReply
 		reply = a.write(ctx, in, launch, label, spec)
 	}
 	reply.Parameters, reply.SpecHash = launch.Parameters, spec
-	return reply, nil
+	return reply
 }
 
 // find looks at the hinted jobs, then for jobs of the name in every state.
@@ -235,7 +238,7 @@ func failure(err error) launchReply {
 	return r
 }
 
-// checkRequest is the input of Check, and names the job in other inputs.
+// checkRequest is the input of check, and names the job in other inputs.
 type checkRequest struct {
 	Project  string `json:"project"`
 	Location string `json:"location"`
@@ -243,18 +246,18 @@ type checkRequest struct {
 	RunID    string `json:"runId,omitempty"`
 }
 
-// checkReply is the output of Check and Stop.
+// checkReply is the output of check and stop.
 type checkReply struct {
 	Job       jobView `json:"job,omitzero"`
 	RunClosed bool    `json:"runClosed,omitempty"`
-	// Asked is what Stop asked Dataflow for, one of the asked constants.
+	// Asked is what stop asked Dataflow for, one of the asked constants.
 	Asked string `json:"asked,omitempty"`
 	// Forgotten says that Dataflow knows no such job.
 	Forgotten bool `json:"forgotten,omitempty"`
 }
 
-// Check looks once at the job and at the run that it belongs to.
-func (a *Activities) Check(ctx context.Context, req checkRequest) (checkReply, error) {
+// check looks once at the job and at the run that it belongs to.
+func (a *Activities) check(ctx context.Context, req checkRequest) (checkReply, error) {
 	var reply checkReply
 	job, err := a.Dataflow.Get(ctx, req.Project, req.Location, req.JobID)
 	switch {
@@ -289,7 +292,7 @@ func (a *Activities) runClosed(ctx context.Context, runID string) (bool, error) 
 	return d.GetWorkflowExecutionInfo().GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, nil
 }
 
-// What Stop can have asked for.
+// What stop can have asked for.
 const (
 	askedNothing  = "nothing" // the job is over, or an earlier request still has its grace
 	askedDrain    = "drain"
@@ -298,7 +301,7 @@ const (
 	askedNotReady = "not-ready" // asked too early: again in some seconds
 )
 
-// stopRequest is the input of Stop.
+// stopRequest is the input of stop.
 type stopRequest struct {
 	checkRequest
 	// At is the workflow's time, by which the graces are counted.
@@ -309,8 +312,8 @@ type stopRequest struct {
 	DrainGrace  time.Duration `json:"drainGrace"`
 }
 
-// Stop takes a fresh look at the job and asks for the next thing that ends it.
-func (a *Activities) Stop(ctx context.Context, req stopRequest) (checkReply, error) {
+// stop takes a fresh look at the job and asks for the next thing that ends it.
+func (a *Activities) stop(ctx context.Context, req stopRequest) (checkReply, error) {
 	job, err := a.Dataflow.Get(ctx, req.Project, req.Location, req.JobID)
 	if dataflow.KindOf(err) == dataflow.KindNotFound {
 		return checkReply{Forgotten: true, Asked: askedNothing}, nil
@@ -357,16 +360,16 @@ func nextStop(job dataflow.Job, req stopRequest) string {
 	return askedCancel
 }
 
-// reportReply is the output of Report.
+// reportReply is the output of report.
 type reportReply struct {
 	Metrics map[string]int64 `json:"metrics,omitempty"`
 	Error   string           `json:"error,omitempty"`
 	Quota   bool             `json:"quota,omitempty"`
 }
 
-// Report reads what a job that is over leaves: its metrics and, where it failed, its
+// report reads what a job that is over leaves: its metrics and, where it failed, its
 // first error message.
-func (a *Activities) Report(ctx context.Context, req checkRequest, failed bool) (reportReply, error) {
+func (a *Activities) report(ctx context.Context, req checkRequest, failed bool) (reportReply, error) {
 	var reply reportReply
 	m, err := a.Dataflow.Metrics(ctx, req.Project, req.Location, req.JobID)
 	if err != nil {
@@ -398,9 +401,9 @@ func lasting(err error) error {
 	return err
 }
 
-// End terminates a job's workflow that did not close for its successor. The job
+// end terminates a job's workflow that did not close for its successor. The job
 // itself goes on.
-func (a *Activities) End(ctx context.Context, workflowID, reason string) error {
+func (a *Activities) end(ctx context.Context, workflowID, reason string) error {
 	err := a.Temporal.TerminateWorkflow(ctx, workflowID, "", reason)
 	var gone *serviceerror.NotFound
 	if errors.As(err, &gone) {

@@ -206,7 +206,7 @@ func (j *job) horizon() time.Time {
 	return workflow.Now(j.ctx).Add(j.timing.Call + j.timing.Horizon)
 }
 
-// launch runs the activity Launch, once, and waits for it whatever happens. An
+// launch runs the activity, once, and waits for it whatever happens. An
 // activity that did not report (its worker was killed) may have written.
 func (j *job) launch(lookOnly bool) launchReply {
 	hints := j.hints

@@ -52,11 +52,11 @@ func Register(r sdkworker.Registry, w *Workflows, a *Activities) {
 		return
 	}
 	for name, f := range map[string]any{
-		activityLaunch: a.Launch,
-		activityCheck:  a.Check,
-		activityStop:   a.Stop,
-		activityReport: a.Report,
-		activityEnd:    a.End,
+		activityLaunch: a.launch,
+		activityCheck:  a.check,
+		activityStop:   a.stop,
+		activityReport: a.report,
+		activityEnd:    a.end,
 	} {
 		r.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: name})
 	}
