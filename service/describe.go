@@ -116,8 +116,10 @@ func (s *Service) tell(ctx context.Context, d *Description, h *history) {
 	if result.Error != "" {
 		d.Error = result.Error
 	}
+	// Who did not answer for the run will not for its jobs: one wait is enough.
+	ask := h.closed || d.Source == SourceWorker
 	for _, step := range result.Steps {
-		d.Steps = append(d.Steps, s.step(ctx, d, h, step))
+		d.Steps = append(d.Steps, s.step(ctx, d, h, step, ask))
 	}
 	for _, step := range d.Steps {
 		if step.Waiting != "" && !d.Outcome.Over() {
@@ -127,7 +129,7 @@ func (s *Service) tell(ctx context.Context, d *Description, h *history) {
 }
 
 // step adds links, and the attempt under way: a run does not know its own open attempts.
-func (s *Service) step(ctx context.Context, d *Description, h *history, from runs.StepResult) Step {
+func (s *Service) step(ctx context.Context, d *Description, h *history, from runs.StepResult, ask bool) Step {
 	step := Step{Name: from.Name, Outcome: from.Outcome, Waiting: from.Waiting, Error: from.Error}
 	attempts := slices.Clone(from.Attempts)
 	for _, c := range h.children {
@@ -138,7 +140,7 @@ func (s *Service) step(ctx context.Context, d *Description, h *history, from run
 		if at >= 0 && attempts[at].Outcome.Over() {
 			continue
 		}
-		now := s.attempt(ctx, c)
+		now := s.attempt(ctx, c, ask)
 		if at >= 0 {
 			attempts[at] = now
 		} else {
@@ -158,8 +160,8 @@ func (s *Service) step(ctx context.Context, d *Description, h *history, from run
 	return step
 }
 
-// attempt is what is known of a job whose workflow has not reported to its run.
-func (s *Service) attempt(ctx context.Context, c *child) runs.JobResult {
+// attempt is what is known of a job whose workflow has not reported to its run. ask says that a worker may be asked.
+func (s *Service) attempt(ctx context.Context, c *child, ask bool) runs.JobResult {
 	known := attemptOf(&c.input)
 	h, err := s.history(ctx, c.id, "")
 	if err != nil {
@@ -169,7 +171,7 @@ func (s *Service) attempt(ctx context.Context, c *child) runs.JobResult {
 	if r, ok := h.jobResult(); ok && r.Attempt == known.Attempt {
 		known = r
 	}
-	if h.closed {
+	if h.closed || !ask {
 		return known
 	}
 	var asked runs.JobResult

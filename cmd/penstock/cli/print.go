@@ -65,7 +65,7 @@ func unsafe(r rune) bool { return !unicode.IsPrint(r) }
 func lines(s string) string {
 	parts := strings.Split(s, "\n")
 	for i := range parts {
-		parts[i] = clean(strings.TrimSuffix(parts[i], "\r"))
+		parts[i] = clean(strings.ReplaceAll(strings.TrimSuffix(parts[i], "\r"), "\t", "    "))
 	}
 	return strings.Join(parts, "\n")
 }
