@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/penstock/penstock/cloudlog"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -21,7 +22,7 @@ func BenchmarkEvent(b *testing.B) {
 	for name, object := range map[string]string{"nothing wants it": "other/a.csv", "remembered duplicate": "orders/a.csv"} {
 		b.Run(name, func(b *testing.B) {
 			s := setup(b, files...)
-			s.receiver.log = newLogger(io.Discard, slog.LevelInfo)
+			s.receiver.log = cloudlog.New(io.Discard, slog.LevelInfo)
 			f, err := pipeline.Open(s.dir, pipeline.FolderOptions{})
 			if err != nil {
 				b.Fatal(err)

@@ -23,6 +23,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 
+	"github.com/penstock/penstock/cloudlog"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/runs"
 )
@@ -95,7 +96,7 @@ func setup(t testing.TB, files ...string) *bundle {
 			deployment: "dev", project: "penstock-dev", location: "us-central1",
 			pipelines: b.dir, deadLetter: "projects/penstock-dev/topics/dead",
 		},
-		log:         newLogger(&lockedWriter{w: b.log}, slog.LevelDebug),
+		log:         cloudlog.New(&lockedWriter{w: b.log}, slog.LevelDebug),
 		now:         time.Now,
 		readTimeout: readTimeout,
 		memory:      newMemory(time.Now),

@@ -15,6 +15,8 @@ import (
 
 	framework "github.com/GoogleCloudPlatform/functions-framework-go/functions"
 
+	"github.com/penstock/penstock/cloudlog"
+	"github.com/penstock/penstock/connect"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -68,8 +70,8 @@ var process = sync.OnceValue(func() *receiver { return newReceiver(os.Getenv) })
 
 func newReceiver(getenv func(string) string) *receiver {
 	set, err := readSettings(getenv)
-	logger := newLogger(os.Stderr, logLevel(getenv(envLogLevel)))
-	dialer := &dialer{identity: clientIdentity(set.deployment), log: logger}
+	logger := cloudlog.New(os.Stderr, cloudlog.Level(getenv(envLogLevel)))
+	dialer := &dialer{identity: connect.Identity("functions", set.deployment), log: logger}
 	letters := &publisher{topic: set.deadLetter}
 	return &receiver{
 		settings:    set,

@@ -3,50 +3,13 @@ package functions
 import (
 	"context"
 	"encoding/hex"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/penstock/penstock/cloudlog"
 )
-
-// Field names that Cloud Logging takes out of a JSON line on standard error.
-// https://cloud.google.com/logging/docs/structured-logging#special-payload-fields
-const (
-	fieldTrace  = "logging.googleapis.com/trace"
-	fieldSpan   = "logging.googleapis.com/spanId"
-	fieldLabels = "logging.googleapis.com/labels"
-)
-
-// newLogger writes one JSON object a line, in the form that Cloud Logging understands.
-func newLogger(w io.Writer, level slog.Leveler) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: cloudLogging}))
-}
-
-// logLevel reads a level's name; anything but a known name is info.
-func logLevel(name string) slog.Level {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(name)); err != nil {
-		return slog.LevelInfo
-	}
-	return level
-}
-
-func cloudLogging(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) > 0 {
-		return a
-	}
-	switch a.Key {
-	case slog.MessageKey:
-		a.Key = "message"
-	case slog.LevelKey:
-		a.Key = "severity"
-		if level, ok := a.Value.Any().(slog.Level); ok && level == slog.LevelWarn {
-			a.Value = slog.StringValue("WARNING")
-		}
-	}
-	return a
-}
 
 // request says which request a log line belongs to.
 type request struct {
@@ -103,9 +66,9 @@ func plain(s string) string {
 func (q *request) attrs(set settings, d *Decision, now time.Time) []slog.Attr {
 	attrs := make([]slog.Attr, 0, 16)
 	if q.trace != "" && set.project != "" {
-		attrs = append(attrs, slog.String(fieldTrace, "projects/"+set.project+"/traces/"+q.trace))
+		attrs = append(attrs, slog.String(cloudlog.FieldTrace, "projects/"+set.project+"/traces/"+q.trace))
 		if q.span != "" {
-			attrs = append(attrs, slog.String(fieldSpan, q.span))
+			attrs = append(attrs, slog.String(cloudlog.FieldSpan, q.span))
 		}
 	}
 	labels := make([]any, 0, 5)
@@ -121,7 +84,7 @@ func (q *request) attrs(set settings, d *Decision, now time.Time) []slog.Attr {
 		label("penstock_pipeline", d.Pipeline)
 		label("penstock_decision", string(d.Outcome))
 	}
-	attrs = append(attrs, slog.Group(fieldLabels, labels...))
+	attrs = append(attrs, slog.Group(cloudlog.FieldLabels, labels...))
 	return append(attrs, slog.Float64("durationMs", float64(now.Sub(q.begun).Microseconds())/1000))
 }
 

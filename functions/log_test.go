@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.temporal.io/api/serviceerror"
+
+	"github.com/penstock/penstock/cloudlog"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -71,21 +73,13 @@ func withoutTimes(log []byte) []byte {
 
 func TestEventThatNothingWantsIsSilent(t *testing.T) {
 	b := setup(t, ordersFile)
-	b.receiver.log = newLogger(b.log, logLevel(""))
+	b.receiver.log = cloudlog.New(b.log, cloudlog.Level(""))
 	for range 3 {
 		b.post(t, NameStorageTrigger, finalized("other/a.csv", 1))
 	}
 	b.post(t, NameJobStatus, jobEvent("others-job", "JOB_STATE_DONE"))
 	if b.log.Len() != 0 {
 		t.Errorf("at the usual level it costs a line: %s", b.log)
-	}
-}
-
-func TestLogLevel(t *testing.T) {
-	for name, want := range map[string]string{"": "INFO", "debug": "DEBUG", "WARN": "WARN", "loud": "INFO"} {
-		if got := logLevel(name).String(); got != want {
-			t.Errorf("%s=%q is %s, want %s", envLogLevel, name, got, want)
-		}
 	}
 }
 
