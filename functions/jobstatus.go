@@ -35,6 +35,7 @@ func (r *receiver) jobStatus(ctx context.Context, d *delivery, e *events.Event) 
 		JobID:      job.JobID,
 		State:      job.State,
 		StateTime:  job.StateTime,
+		Type:       job.Type,
 		ReplacedBy: job.ReplacedByJobID,
 		Event:      d.identity,
 	}

@@ -387,8 +387,14 @@ func (j *job) over() bool {
 	return terminal(j.state.State) && j.state.State != string(dataflow.StateUpdated)
 }
 
-// wrongType says in words that the job is not of the declared type, or is empty.
+// wrongType says in words that the job is not of the declared type, or is empty. What a
+// job says of its type before its pipeline was made is not believed: a flex template's
+// job is there before the template's own program has run.
 func (j *job) wrongType() string {
+	switch dataflow.State(j.state.State) {
+	case "", dataflow.StateUnknown, dataflow.StateQueued, dataflow.StatePending, dataflow.StateStopped:
+		return ""
+	}
 	want := string(dataflow.Launch{Streaming: j.in.Job.Streaming}.Type())
 	if got := j.state.Type; got == string(dataflow.TypeBatch) || got == string(dataflow.TypeStreaming) {
 		if got != want {

@@ -431,6 +431,14 @@ func TestAStreamingJob(t *testing.T) {
 	t.Run("that is a batch job fails and says so", func(t *testing.T) {
 		b := setup(t)
 		b.dataflow.typ = dataflow.TypeBatch
+		for _, state := range []dataflow.State{dataflow.StateQueued, dataflow.StateRunning} {
+			b.RegisterDelayedCallback(func() {
+				if b.dataflow.count("cancel") > 0 {
+					t.Error("a job that is queued was judged by a type that it cannot have yet")
+				}
+				b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: "job-1", State: string(state), StateTime: b.Now(), Type: string(dataflow.TypeBatch)})
+			}, map[dataflow.State]time.Duration{dataflow.StateQueued: time.Minute, dataflow.StateRunning: 2 * time.Minute}[state])
+		}
 		r := b.runJob(t, streaming())
 		check(t, r, runs.OutcomeFailed, "job-1")
 		if r.Refusal != "type" || !strings.Contains(r.Error, "JOB_TYPE_BATCH") {
