@@ -230,12 +230,12 @@ func (j *job) watch() {
 	j.drain()
 	now := workflow.Now(j.ctx)
 	running := j.state.State == string(dataflow.StateRunning)
-	if j.in.Job.Streaming && running && !j.state.Announced {
-		j.announce()
-	}
-	if j.wrongType() != "" {
+	switch {
+	case j.wrongType() != "":
 		j.refusal = refusalType
 		j.setStop(runs.StopWrongType)
+	case j.in.Job.Streaming && running && !j.state.Announced:
+		j.announce()
 	}
 	if j.deadlinePassed(now) {
 		j.setStop(runs.StopTimeout)
