@@ -107,7 +107,7 @@ func TestALaunchWithoutAnAnswerIsNotRepeated(t *testing.T) {
 	if a := res.Steps[0].Attempts; res.Outcome != runs.OutcomeSucceeded || len(a) != 1 || !a[0].Adopted {
 		t.Errorf("the run: %+v", res)
 	}
-	if n := len(slices.DeleteFunc(shared.Calls.of(r.jobName("only", 1)), func(m string) bool { return m != "flexTemplates.launch" })); n != 1 {
+	if n := launches(r, "only", 1); n != 1 {
 		t.Errorf("%d launches, want 1", n)
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
@@ -207,7 +207,7 @@ func TestCancellingARunDuringALaunchThatIsLost(t *testing.T) {
 		t.Errorf("the run: %+v", res)
 	}
 	r.wantJobs(t, nil)
-	if n := len(slices.DeleteFunc(shared.Calls.of(r.jobName("only", 1)), func(m string) bool { return m != "flexTemplates.launch" })); n != 1 {
+	if n := launches(r, "only", 1); n != 1 {
 		t.Errorf("%d launches, want 1", n)
 	}
 	keep(t, r, "cancelled-unlaunched")

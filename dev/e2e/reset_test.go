@@ -1,0 +1,136 @@
+package e2e_test
+
+import (
+	"slices"
+	"testing"
+
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
+
+	"github.com/penstock/penstock/runs"
+)
+
+// An operator resets a run. Whatever of it the new execution has forgotten, its jobs
+// are found under their names: none is launched twice.
+
+// The new execution knows nothing of the job's workflow, which is open: that hands its
+// job over.
+func TestResetToTheBeginningWhileAJobRuns(t *testing.T) {
+	t.Parallel()
+	r := shared.land(t, "one")
+	job := r.job(t, "only", 1)
+	before := r.execution(t, r.jobWorkflow("only", 1))
+	r.reset(t, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
+	eventually(t, "a new workflow takes the job up", func() bool {
+		return r.execution(t, r.jobWorkflow("only", 1)) != before && slices.Contains(shared.Calls.of(job.JobName), "jobs.get")
+	})
+	if job.over() {
+		t.Error("the hand-over ended the job")
+	}
+	job.done()
+	res := r.result(t)
+	if a := attemptOf(t, res, "only"); res.Outcome != runs.OutcomeSucceeded || a.Attempt != 1 || !a.Adopted || a.JobID != job.JobID {
+		t.Errorf("the run: %+v", res)
+	}
+	r.wantJobs(t, map[string]int{"only": 1})
+	keep(t, r, "reset-while-running")
+	keepHistory(t, shared, r.jobWorkflow("only", 1), before, "handed-over.only-1")
+}
+
+// The job's workflow has closed and its job is done: the new execution adopts it.
+func TestResetToTheBeginningAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	r := shared.land(t, "one")
+	job := r.job(t, "only", 1)
+	job.done()
+	if res := r.result(t); res.Outcome != runs.OutcomeSucceeded {
+		t.Fatalf("the run: %+v", res)
+	}
+	r.reset(t, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
+	res := r.result(t)
+	if a := attemptOf(t, res, "only"); res.Outcome != runs.OutcomeSucceeded || a.Attempt != 1 || !a.Adopted || a.JobID != job.JobID {
+		t.Errorf("the run: %+v", res)
+	}
+	r.wantJobs(t, map[string]int{"only": 1})
+	keep(t, r, "reset-after-the-end")
+}
+
+// A failed attempt is adopted too, and counts: the reset goes on with the next number.
+func TestResetAfterAFailureDoesNotGiveTheAttemptsBack(t *testing.T) {
+	t.Parallel()
+	r := shared.land(t, "retried")
+	for attempt := 1; attempt <= 3; attempt++ {
+		r.job(t, "only", attempt).fail("no rows")
+	}
+	if res := r.result(t); res.Outcome != runs.OutcomeFailed {
+		t.Fatalf("the run: %+v", res)
+	}
+	r.reset(t, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
+	if res := r.result(t); res.Outcome != runs.OutcomeFailed || len(res.Steps[0].Attempts) != 3 {
+		t.Errorf("the run: %+v", res)
+	}
+	r.wantJobs(t, map[string]int{"only": 3})
+}
+
+// The new execution remembers the job's workflow, which is open and belongs to the
+// execution before: the run still hears of the job's end, and can still stop it.
+func TestResetAfterTheStartOfAJobsWorkflow(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]struct {
+		do   func(t *testing.T, r *run, job *heldJob)
+		want runs.Outcome
+	}{
+		"and the job ends":         {func(_ *testing.T, _ *run, job *heldJob) { job.done() }, runs.OutcomeSucceeded},
+		"and the run is cancelled": {func(t *testing.T, r *run, _ *heldJob) { r.cancel(t) }, runs.OutcomeCancelled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := shared.land(t, "one")
+			job := r.job(t, "only", 1)
+			r.reset(t, enumspb.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED)
+			end.do(t, r, job)
+			res := r.result(t)
+			if a := attemptOf(t, res, "only"); res.Outcome != end.want || a.JobID != job.JobID {
+				t.Errorf("the run: %+v", res)
+			}
+			r.wantJobs(t, map[string]int{"only": 1})
+		})
+	}
+}
+
+// execution is the run ID of a workflow's newest execution.
+func (b *bench) execution(t *testing.T, workflowID string) string {
+	t.Helper()
+	d, err := b.Client.DescribeWorkflowExecution(t.Context(), workflowID, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.WorkflowExecutionInfo.Execution.RunId
+}
+
+// reset sets the run back to the first workflow task after an event of the type.
+func (r *run) reset(t *testing.T, after enumspb.EventType) {
+	t.Helper()
+	var point int64
+	eventually(t, "there is a point to reset to after "+after.String(), func() bool {
+		seen := false
+		for _, e := range r.history(t, r.id, "") {
+			seen = seen || e.EventType == after
+			if seen && e.EventType == enumspb.EVENT_TYPE_WORKFLOW_TASK_COMPLETED {
+				point = e.EventId
+				return true
+			}
+		}
+		return false
+	})
+	if _, err := r.Client.ResetWorkflowExecution(t.Context(), &workflowservice.ResetWorkflowExecutionRequest{
+		Namespace:                 r.Addresses.Namespace,
+		WorkflowExecution:         &commonpb.WorkflowExecution{WorkflowId: r.id, RunId: r.execution(t, r.id)},
+		Reason:                    "by a test",
+		WorkflowTaskFinishEventId: point,
+		RequestId:                 t.Name(),
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
