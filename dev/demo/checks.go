@@ -17,6 +17,7 @@ import (
 
 	"cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
 	"cloud.google.com/go/pubsub/v2"
+	"cloud.google.com/go/storage"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
 
@@ -79,7 +80,7 @@ func (d *demo) showResults(ctx context.Context) error {
 	} {
 		text, err := d.object(ctx, show.bucket, show.object)
 		if err != nil {
-			d.chapter("gs://%s/%s is not there: %v", show.bucket, show.object, err)
+			d.chapter("There is nothing to show: %v", err)
 			continue // the checks say so too
 		}
 		all := strings.Split(strings.TrimRight(text, "\n"), "\n")
@@ -97,6 +98,9 @@ func (d *demo) showResults(ctx context.Context) error {
 
 func (d *demo) object(ctx context.Context, bucket, name string) (string, error) {
 	r, err := d.objects.Bucket(bucket).Object(name).NewReader(ctx)
+	if errors.Is(err, storage.ErrObjectNotExist) {
+		return "", fmt.Errorf("gs://%s/%s does not exist", bucket, name)
+	}
 	if err != nil {
 		return "", fmt.Errorf("read gs://%s/%s: %w", bucket, name, err)
 	}
@@ -175,7 +179,7 @@ func (d *demo) checkOutcomes(context.Context) error {
 	var errs []error
 	for _, r := range d.runs() {
 		if r.outcome != runs.OutcomeSucceeded {
-			errs = append(errs, fmt.Errorf("%s %s: %s %s", r.pipeline, r.about, r.outcome, r.problem))
+			errs = append(errs, fmt.Errorf("%s %s %s: %s", r.pipeline, r.about, r.outcome, r.problem))
 		}
 	}
 	return errors.Join(errs...)
@@ -227,7 +231,7 @@ func (d *demo) checkExecutions(ctx context.Context) error {
 func (d *demo) executions(ctx context.Context) (count map[string]int, open int, err error) {
 	count = map[string]int{}
 	for token := []byte(nil); ; {
-		page, err := d.temporal.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
+		page, err := d.server.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{
 			Query:         fmt.Sprintf("WorkflowType IN (%q, %q, %q, %q)", runs.TypeRun, runs.TypeStreamingRun, runs.TypeJob, runs.TypeStreamingJob),
 			NextPageToken: token,
 		})

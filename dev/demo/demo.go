@@ -58,7 +58,7 @@ type demo struct {
 	years    []year
 	began    time.Time // of the sending
 	stack    *stack.Stack
-	temporal client.Client
+	server   client.Client // of Temporal
 	objects  *storage.Client
 	messages *pubsub.Client
 
@@ -166,7 +166,7 @@ func (d *demo) start(ctx context.Context, weather string) error {
 }
 
 func (d *demo) connect(ctx context.Context) (err error) {
-	if d.temporal, err = d.stack.TemporalClient(ctx); err != nil {
+	if d.server, err = d.stack.TemporalClient(ctx); err != nil {
 		return fmt.Errorf("connect to Temporal: %w", err)
 	}
 	if d.objects, err = d.stack.StorageClient(ctx); err != nil {
@@ -179,7 +179,7 @@ func (d *demo) connect(ctx context.Context) (err error) {
 }
 
 func (d *demo) story(ctx context.Context) error {
-	defer d.temporal.Close()
+	defer d.server.Close()
 	defer d.objects.Close()
 	defer d.messages.Close()
 	reading, stop := context.WithCancel(ctx)

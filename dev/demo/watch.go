@@ -11,6 +11,7 @@ import (
 	"cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/penstock/penstock/runs"
 )
@@ -84,7 +85,7 @@ func (d *demo) await(ctx context.Context, expected ...*run) error {
 func (d *demo) look(ctx context.Context, r *run) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	description, err := d.temporal.DescribeWorkflowExecution(ctx, r.id(), "")
+	description, err := d.server.DescribeWorkflowExecution(ctx, r.id(), "")
 	if errors.As(err, new(*serviceerror.NotFound)) {
 		return nil // its event is on its way
 	}
@@ -102,12 +103,24 @@ func (d *demo) look(ctx context.Context, r *run) error {
 	r.over = true
 	r.duration = info.CloseTime.AsTime().Sub(info.StartTime.AsTime())
 	var result runs.RunResult
-	if err := d.temporal.GetWorkflow(ctx, r.id(), "").Get(ctx, &result); err != nil {
-		r.outcome, r.problem = runs.OutcomeFailed, err.Error()
-		return nil
+	if err := d.server.GetWorkflow(ctx, r.id(), "").Get(ctx, &result); err != nil {
+		// A run that failed or was cancelled tells more in its error's details.
+		result.Outcome, result.Error = runs.OutcomeFailed, err.Error()
+		if ended := new(temporal.ApplicationError); errors.As(err, &ended) && ended.HasDetails() {
+			_ = ended.Details(&result)
+		}
 	}
-	r.outcome, r.problem = result.Outcome, result.Error
+	r.outcome, r.problem = result.Outcome, gist(result.Error)
 	return nil
+}
+
+// gist is the last line of an error, where Beam says what happened after where.
+func gist(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	if last := lines[len(lines)-1]; len(lines) > 1 {
+		return "… " + last
+	}
+	return lines[0]
 }
 
 // jobsOf finds the jobs of every attempt of every step by their names.
@@ -265,7 +278,7 @@ func (d *demo) stuck(ctx context.Context, expected []*run) error {
 func (d *demo) waitsFor(ctx context.Context, r *run) string {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	answer, err := d.temporal.QueryWorkflow(ctx, r.id(), "", runs.QueryState)
+	answer, err := d.server.QueryWorkflow(ctx, r.id(), "", runs.QueryState)
 	if err != nil {
 		return fmt.Sprintf("running, but the worker does not say what it waits for: %v", err)
 	}
