@@ -56,6 +56,9 @@ type scope struct {
 	kind     events.Kind
 	captures []string
 	trigger  Position
+
+	// anyCapture says that the object pattern is bad, so that its captures are not known. Its expressions are checked for the rest.
+	anyCapture bool
 }
 
 // place is where an expression stands and what it may see there.
@@ -176,6 +179,7 @@ func (r *reader) checkCaptures(e *expression, env *cel.Env, text string, s scope
 		p := locate(offsetOf(parsed, u.id, text))
 		of := fmt.Sprintf("the trigger in line %d", s.trigger.Line)
 		switch {
+		case s.anyCapture:
 		case s.kind != events.KindStorage:
 			r.report(p, Error, "every trigger must give what the expressions use", "object in %s holds the captures of an object pattern, and %s is not a storage trigger", at.where, of)
 		case len(u.path) > 0 && !slices.Contains(s.captures, u.path[0]):

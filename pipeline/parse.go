@@ -116,7 +116,7 @@ func (r *reader) trigger(v *value) (Trigger, scope) {
 			pattern, bad := parsePattern(object.text)
 			if bad != nil {
 				r.report(r.locator(object.node)(bad.offset), Error, bad.hint, "object pattern: %s", bad.message)
-				s.kind = "" // its captures are not known
+				s.anyCapture = true
 			} else {
 				t.Storage.pattern, s.captures = pattern, pattern.captures
 			}
