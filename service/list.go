@@ -125,11 +125,11 @@ func (f Filter) query(deployment string) string {
 	if len(f.Outcomes) == 0 {
 		terms = append(terms, "ExecutionStatus != 'ContinuedAsNew'")
 	} else {
-		var any []string
+		var states []string
 		for _, o := range f.Outcomes {
-			any = append(any, "ExecutionStatus = "+quoted(statuses[o].String()))
+			states = append(states, "ExecutionStatus = "+quoted(statuses[o].String()))
 		}
-		terms = append(terms, "("+strings.Join(any, " OR ")+")")
+		terms = append(terms, "("+strings.Join(states, " OR ")+")")
 	}
 	if !f.Since.IsZero() {
 		terms = append(terms, "StartTime >= "+quoted(f.Since.UTC().Format(time.RFC3339Nano)))
