@@ -60,6 +60,9 @@ func (d *Decision) httpStatus() int {
 // level is the severity of d in the log: errors are what an operator has to act upon, warnings what a pipeline's owner may
 // want to.
 func (d *Decision) level() slog.Level {
+	if d.status == http.StatusMethodNotAllowed {
+		return slog.LevelInfo // a look, such as of penstock doctor: it delivers nothing, so nothing is lost
+	}
 	switch d.Outcome {
 	case Rejected, Undecided, Crashed:
 		return slog.LevelError

@@ -83,6 +83,15 @@ func TestEventThatNothingWantsIsSilent(t *testing.T) {
 	}
 }
 
+// Whoever only looks whether a function is there, such as penstock doctor, raises no alarm.
+func TestLookAtAFunctionIsNoError(t *testing.T) {
+	b := setup(t, ordersFile)
+	b.post(t, NameStorageTrigger, httptest.NewRequest(http.MethodGet, "/", nil))
+	if got := b.log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `"severity":"INFO"`) {
+		t.Errorf("logged %s, want one line of INFO", got)
+	}
+}
+
 func TestTraces(t *testing.T) {
 	const trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	for name, tt := range map[string]struct{ traceparent, cloud, trace, span string }{
