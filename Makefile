@@ -31,7 +31,7 @@ dev: .penstock/bin/penstock-dev ## Run everything here: make dev [PIPELINES=dir]
 .PHONY: .penstock/bin/penstock-dev .penstock/bin/penstock-demo
 .penstock/bin/penstock-dev .penstock/bin/penstock-demo:
 	@mkdir -p .penstock/bin
-	@test -x $@ || echo "building   $(@F): the first time takes about a minute"
+	@test -x $@ || echo "building   $(@F): the first time takes about two minutes"
 	@cd dev && go build -o ../$@ ./cmd/$(patsubst penstock-demo,demo,$(@F))
 
 .PHONY: build

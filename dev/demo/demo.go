@@ -280,7 +280,8 @@ func (d *demo) whatNext(err error) {
 	}
 	if d.o.Keep {
 		rows = append(rows, [2]string{d.stack.Addresses.TemporalUI, "the runs, in Temporal's web UI"},
-			[2]string{d.stack.EnvFile(), "the addresses; load it to join with any client: set -a; . FILE; set +a"})
+			[2]string{"make build", "the command line; then, in another terminal, with the addresses of this stack:"},
+			[2]string{"", "set -a; . " + d.stack.EnvFile() + "; set +a; .penstock/bin/penstock runs"})
 	} else {
 		rows = append(rows, [2]string{`make demo ARGS=-keep`, "the demo again, and time to look around in Temporal's web UI"})
 	}
