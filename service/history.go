@@ -267,7 +267,7 @@ func (h *history) reconstruct() (runs.RunResult, bool) {
 			}
 			attempt := attemptOf(&c.input)
 			switch {
-			case c.result != nil && !c.result.HandedOver:
+			case c.result != nil:
 				attempt = *c.result
 			case c.closed:
 				attempt.Note = c.ended

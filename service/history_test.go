@@ -151,6 +151,13 @@ func TestReconstruct(t *testing.T) {
 			},
 			"running | clean succeeded [1 succeeded j1] | load pending [] waits for the steps it needs: clean",
 		},
+		"a job's workflow handed over and not begun again yet": {
+			func(e *told) {
+				e.begin("clean", 1)
+				e.finish("clean", runs.JobResult{Attempt: 1, Outcome: runs.OutcomeRunning, JobID: "j1", HandedOver: true})
+			},
+			"running | clean running [1 running j1] waits for job " + jobInput("clean", 1).JobName + " | load pending [] waits for the steps it needs: clean",
+		},
 		"a job's workflow handed over and begun again is one attempt": {
 			func(e *told) {
 				e.begin("clean", 1)

@@ -82,7 +82,7 @@ func Run(ctx context.Context, std IO, args []string) int {
 // app is the state that the commands of one command line share.
 type app struct {
 	std   IO
-	env   environment
+	env   *environment
 	out   *printer
 	begun bool // the command line was understood: what fails from now on is no wrong usage
 

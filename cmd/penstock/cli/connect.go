@@ -30,7 +30,6 @@ func (a *app) deployment(flag string) (string, error) {
 
 // temporal are the options of a client, from Temporal's standard environment.
 func (a *app) temporal(deployment string) (client.Options, error) {
-	a.tellStack()
 	return connect.OptionsFrom(a.env, connect.Identity("cli", deployment)+who(), a.logger())
 }
 
@@ -40,14 +39,6 @@ func who() string {
 		return " (" + u.Username + ")"
 	}
 	return ""
-}
-
-// tellStack says once that a local stack was joined by itself.
-func (a *app) tellStack() {
-	if a.env.file != "" {
-		fmt.Fprintf(a.std.Err, "using the local stack of %s, as TEMPORAL_ADDRESS is not set\n", clean(a.env.file))
-		a.env.file = ""
-	}
 }
 
 // service connects to Temporal. The caller calls the returned function in the end.

@@ -7,27 +7,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
-// environment is the process's, under the variables of a local stack where one is to be joined.
+// environment is the process's, under the variables of a local stack where one is joined.
 type environment struct {
 	std   IO
-	stack map[string]string // of dev.env; nil: not joined
+	stack map[string]string // of dev.env; nil: none is joined
 	file  string            // dev.env's path
-}
-
-// The variables that dev.env may set. Others in it are not ours to take: it is found by its place alone.
-func stackVariable(name string) bool {
-	return strings.HasPrefix(name, "TEMPORAL_") || strings.HasPrefix(name, "PENSTOCK_") ||
-		slices.Contains([]string{"STORAGE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "GOOGLE_CLOUD_PROJECT", "DATAFLOW_ENDPOINT"}, name)
+	told  bool              // the user was told that the stack is used
 }
 
 // readEnvironment joins the local stack of the working tree where the environment names no Temporal. The stack's variables
 // belong together, so they win over the environment's.
-func readEnvironment(std IO) (environment, error) {
-	env := environment{std: std}
+func readEnvironment(std IO) (*environment, error) {
+	env := &environment{std: std}
 	if std.Getenv("TEMPORAL_ADDRESS") != "" {
 		return env, nil
 	}
@@ -36,11 +30,11 @@ func readEnvironment(std IO) (environment, error) {
 		return env, nil
 	}
 	stack, err := readVariables(path)
-	if err != nil {
-		return env, err
+	if errors.Is(err, fs.ErrNotExist) {
+		return env, nil // the stack ended just now
 	}
 	env.stack, env.file = stack, path
-	return env, nil
+	return env, err
 }
 
 // findStack looks for .penstock/dev.env in the working directory and above it, no higher than the root of the Git working
@@ -77,44 +71,50 @@ func treeRoot(dir string) string {
 // readVariables reads KEY=VALUE lines.
 func readVariables(path string) (map[string]string, error) {
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // the stack ended just now
-	}
 	if err != nil {
 		return nil, fmt.Errorf("read the local stack's variables: %w", err)
 	}
 	defer func() { _ = f.Close() }() // only read from
 	// The stack has no TLS and no API key, and must not be sent the user's.
 	vars := map[string]string{"TEMPORAL_CONFIG_FILE": os.DevNull}
-	for s := bufio.NewScanner(f); s.Scan(); {
-		key, value, ok := strings.Cut(s.Text(), "=")
-		if ok && stackVariable(key) {
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		if key, value, ok := strings.Cut(s.Text(), "="); ok {
 			vars[key] = value
 		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, fmt.Errorf("read the local stack's variables: %w", err)
 	}
 	return vars, nil
 }
 
-func (e environment) get(name string) string {
-	if e.stack != nil {
-		if v, ok := e.stack[name]; ok {
-			return v
+// get is a variable's value. The first that comes from the local stack tells the user so.
+func (e *environment) get(name string) string {
+	if e.stack == nil {
+		return e.std.Getenv(name)
+	}
+	if v, ok := e.stack[name]; ok {
+		if !e.told {
+			e.told = true
+			fmt.Fprintf(e.std.Err, "using the local stack of %s, as TEMPORAL_ADDRESS is not set\n", clean(e.file))
 		}
-		if strings.HasPrefix(name, "TEMPORAL_") {
-			return ""
-		}
+		return v
+	}
+	if strings.HasPrefix(name, "TEMPORAL_") {
+		return "" // meant for another Temporal
 	}
 	return e.std.Getenv(name)
 }
 
 // LookupEnv and Environ make it the environment that Temporal's client is configured from.
-func (e environment) LookupEnv(name string) (string, bool) {
+func (e *environment) LookupEnv(name string) (string, bool) {
 	v := e.get(name)
 	return v, v != ""
 }
 
 // Environ lists it all.
-func (e environment) Environ() []string {
+func (e *environment) Environ() []string {
 	if e.stack == nil {
 		return e.std.Environ()
 	}
