@@ -11,6 +11,7 @@ import (
 
 	"cloud.google.com/go/pubsub/v2"
 	"go.temporal.io/api/proxy"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
@@ -259,7 +260,11 @@ func serveFaultyTemporal(t *testing.T) (*faultyTemporal, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
+	// The errors that the client understands go on as they came.
+	server := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, r any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+		response, err := handle(ctx, r)
+		return response, serviceerror.ToStatus(err).Err()
+	}))
 	workflowservice.RegisterWorkflowServiceServer(server, f)
 	healthy := health.NewServer() // the worker asks
 	healthy.SetServingStatus("temporal.api.workflowservice.v1.WorkflowService", healthpb.HealthCheckResponse_SERVING)
