@@ -73,7 +73,7 @@ func TestCrashes(t *testing.T) {
 		if n := launches(r, "only", 1); n != 1 {
 			t.Errorf("%d launches, want 1", n)
 		}
-		keep(t, r, "killed-while-launching")
+		keep(t, r, "killed-while-launching", "only-1")
 	})
 
 	// As a deployment does. What is under way has its time, and no more than that.
@@ -143,7 +143,7 @@ func TestCrashes(t *testing.T) {
 		if err := b.StartFunctions(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		keep(t, r, "found-by-the-safety-timer")
+		keep(t, r, "found-by-the-safety-timer", "only-1")
 	})
 
 	// The run that is reset no longer knows its job's workflow, which is asked by no

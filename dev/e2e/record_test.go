@@ -1,34 +1,40 @@
 package e2e_test
 
 import (
+	"bytes"
+	"context"
 	"flag"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
+	commonpb "go.temporal.io/api/common/v1"
 	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/api/proxy"
 	"google.golang.org/protobuf/encoding/protojson"
-
-	"github.com/penstock/penstock/runs"
 )
 
-// record makes the tests save the histories of their workflows for the replay tests of
-// the worker: go test ./e2e -record, in dev/. A history that is there already stays:
-// the worker must be able to replay what earlier versions of it began. Put what is new
-// into a new folder when RecordVersion or a workflow's commands change.
+// record makes the tests save the histories of their workflows, for the worker's replay
+// tests: go test ./e2e -record, in dev/. worker/testdata/histories/README.md says when.
 var record = flag.Bool("record", false, "save histories for the worker's replay tests where there are none")
 
 const histories = "../../worker/testdata/histories/v1"
 
-// keep saves the history of a run's newest execution, and of the workflows of its jobs,
-// under a name that says what happened.
-func keep(t *testing.T, r *run, name string) {
+// keep saves the history of a run's newest execution under a name that says what
+// happened, and the histories of some of its jobs' workflows, each named
+// "<step>-<attempt>".
+func keep(t *testing.T, r *run, name string, jobs ...string) {
 	t.Helper()
 	keepHistory(t, r.bench, r.id, "", name+".run")
-	for _, j := range r.Jobs.of(r.object) {
-		attempt := j.JobName[strings.LastIndex(j.JobName, "-")+1:]
-		keepHistory(t, r.bench, runs.JobWorkflowID(project, location, j.JobName), "", name+"."+j.Parameters["step"]+"-"+attempt)
+	for _, job := range jobs {
+		step, number, _ := strings.Cut(job, "-")
+		attempt, err := strconv.Atoi(number)
+		if err != nil {
+			t.Fatalf("%q is no step and attempt", job)
+		}
+		keepHistory(t, r.bench, r.jobWorkflow(step, attempt), "", name+"."+job)
 	}
 }
 
@@ -43,8 +49,8 @@ func keepHistory(t *testing.T, b *bench, workflowID, runID, name string) {
 		return
 	}
 	h := &historypb.History{Events: b.history(t, workflowID, runID)}
-	for _, e := range h.Events {
-		anonymise(e)
+	if err := b.anonymise(t.Context(), h); err != nil {
+		t.Fatal(err)
 	}
 	text, err := protojson.MarshalOptions{Indent: " "}.Marshal(h)
 	if err != nil {
@@ -56,15 +62,24 @@ func keepHistory(t *testing.T, b *bench, workflowID, runID, name string) {
 	if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if host, err := os.Hostname(); err == nil && strings.Contains(string(text), host) {
-		t.Errorf("%s names this machine, %s", path, host)
-	}
 }
 
-// anonymise takes the name of this machine out of an event: sticky task queues have it,
-// which no replay looks at.
-func anonymise(e *historypb.HistoryEvent) {
-	if a := e.GetWorkflowTaskScheduledEventAttributes(); a.GetTaskQueue().GetNormalName() != "" {
-		a.TaskQueue.Name = "sticky"
+// anonymise takes this machine out of a history: its name in those of sticky task
+// queues, which no replay looks at, and the folder of the pipelines files, which the
+// positions in them hold.
+func (b *bench) anonymise(ctx context.Context, h *historypb.History) error {
+	for _, e := range h.Events {
+		if a := e.GetWorkflowTaskScheduledEventAttributes(); a.GetTaskQueue().GetNormalName() != "" {
+			a.TaskQueue.Name = "sticky"
+		}
 	}
+	return proxy.VisitPayloads(ctx, h, proxy.VisitPayloadsOptions{
+		SkipSearchAttributes: true,
+		Visitor: func(_ *proxy.VisitPayloadsContext, payloads []*commonpb.Payload) ([]*commonpb.Payload, error) {
+			for _, p := range payloads {
+				p.Data = bytes.ReplaceAll(p.Data, []byte(b.Pipelines), []byte("/pipelines"))
+			}
+			return payloads, nil
+		},
+	})
 }

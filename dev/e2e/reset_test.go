@@ -34,7 +34,7 @@ func TestResetToTheBeginningWhileAJobRuns(t *testing.T) {
 		t.Errorf("the run: %+v", res)
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
-	keep(t, r, "reset-while-running")
+	keep(t, r, "reset-while-running", "only-1")
 	keepHistory(t, shared, r.jobWorkflow("only", 1), before, "handed-over.only-1")
 }
 
@@ -53,7 +53,7 @@ func TestResetToTheBeginningAfterTheEnd(t *testing.T) {
 		t.Errorf("the run: %+v", res)
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
-	keep(t, r, "reset-after-the-end")
+	keep(t, r, "reset-after-the-end", "only-1")
 }
 
 // A failed attempt is adopted too, and counts: the reset goes on with the next number.

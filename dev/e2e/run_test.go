@@ -227,7 +227,7 @@ func TestWhatAJobCosts(t *testing.T) {
 	if n := count(ofJob, enumspb.EVENT_TYPE_TIMER_STARTED); n != 1 {
 		t.Errorf("%d timers for a job, want 1", n)
 	}
-	keep(t, r, "succeeded")
+	keep(t, r, "succeeded", "only-1")
 }
 
 // actions counts what Temporal Cloud bills (https://docs.temporal.io/cloud/actions).

@@ -33,7 +33,7 @@ func TestAFailedJobIsTriedAgainUnderTheNextName(t *testing.T) {
 		}
 	}
 	r.wantJobs(t, map[string]int{"only": 3})
-	keep(t, r, "retried")
+	keep(t, r, "retried", "only-2")
 }
 
 func TestARunFailsWithItsLastAttemptsError(t *testing.T) {
@@ -47,7 +47,7 @@ func TestARunFailsWithItsLastAttemptsError(t *testing.T) {
 		t.Errorf("the run: %+v", res)
 	}
 	r.wantJobs(t, map[string]int{"only": 3})
-	keep(t, r, "failed")
+	keep(t, r, "failed", "only-3")
 }
 
 func TestInvalidParametersAreNotTriedAgain(t *testing.T) {
@@ -65,7 +65,7 @@ func TestInvalidParametersAreNotTriedAgain(t *testing.T) {
 		t.Errorf("calls %v, want %v", got, want)
 	}
 	r.wantJobs(t, nil)
-	keep(t, r, "refused")
+	keep(t, r, "refused", "only-1")
 }
 
 func TestARefusalForWantOfQuotaIsWaitedOut(t *testing.T) {
@@ -87,7 +87,7 @@ func TestARefusalForWantOfQuotaIsWaitedOut(t *testing.T) {
 		t.Errorf("calls %v, want %v", got, want)
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
-	keep(t, r, "quota")
+	keep(t, r, "quota", "only-1")
 }
 
 // The launch takes effect and its answer is lost. Its job is found, not launched again;
@@ -111,7 +111,7 @@ func TestALaunchWithoutAnAnswerIsNotRepeated(t *testing.T) {
 		t.Errorf("%d launches, want 1", n)
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
-	keep(t, r, "unanswered")
+	keep(t, r, "unanswered", "only-1")
 }
 
 func TestAStepsTimeoutCancelsItsJob(t *testing.T) {
@@ -127,7 +127,7 @@ func TestAStepsTimeoutCancelsItsJob(t *testing.T) {
 		t.Errorf("the job was asked %v, want %v", got, want)
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
-	keep(t, r, "timed-out")
+	keep(t, r, "timed-out", "only-1")
 }
 
 func TestCancellingARunCancelsItsJobsAndNamesThem(t *testing.T) {
@@ -151,7 +151,7 @@ func TestCancellingARunCancelsItsJobsAndNamesThem(t *testing.T) {
 		}
 	}
 	r.wantJobs(t, map[string]int{"red": 1, "green": 1, "blue": 1})
-	keep(t, r, "cancelled")
+	keep(t, r, "cancelled", "red-1")
 }
 
 // The cancel comes while the launch is under way: the launch is let through, and its
@@ -178,7 +178,7 @@ func TestCancellingARunDuringALaunch(t *testing.T) {
 		t.Errorf("the run: %+v", res)
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
-	keep(t, r, "cancelled-early")
+	keep(t, r, "cancelled-early", "only-1")
 }
 
 // The cancel comes during a launch that has no effect: after the horizon it is clear
@@ -210,7 +210,7 @@ func TestCancellingARunDuringALaunchThatIsLost(t *testing.T) {
 	if n := launches(r, "only", 1); n != 1 {
 		t.Errorf("%d launches, want 1", n)
 	}
-	keep(t, r, "cancelled-unlaunched")
+	keep(t, r, "cancelled-unlaunched", "only-1")
 }
 
 // The job is done before the cancel reaches it: that is a success, and the run says so.
@@ -236,7 +236,7 @@ func TestACancelThatComesTooLate(t *testing.T) {
 	if res.Outcome != runs.OutcomeSucceeded {
 		t.Errorf("every step of the run succeeded, and it ends %s: %s", res.Outcome, res.Error)
 	}
-	keep(t, r, "cancelled-late")
+	keep(t, r, "cancelled-late", "only-1")
 }
 
 func TestOneOfThreeParallelStepsFails(t *testing.T) {
@@ -259,7 +259,7 @@ func TestOneOfThreeParallelStepsFails(t *testing.T) {
 		job.awaitEnd(t)
 	}
 	r.wantJobs(t, map[string]int{"red": 1, "green": 1, "blue": 1})
-	keep(t, r, "one-of-three-failed")
+	keep(t, r, "one-of-three-failed", "green-1")
 }
 
 // The same attempt goes on in a new workflow, and adopts its job.
@@ -279,7 +279,7 @@ func TestAJobsWorkflowIsTerminated(t *testing.T) {
 		t.Errorf("the run: %+v", res)
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
-	keep(t, r, "job-workflow-terminated")
+	keep(t, r, "job-workflow-terminated", "only-1")
 }
 
 // Nobody is left to wait for the jobs: they are cancelled.
@@ -300,7 +300,7 @@ func TestARunIsTerminated(t *testing.T) {
 			t.Errorf("the job's workflow ends with %+v (%v)", a, err)
 		}
 	}
-	keep(t, r, "terminated")
+	keep(t, r, "terminated", "red-1")
 }
 
 // once is true the first time.

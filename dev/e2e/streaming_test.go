@@ -42,7 +42,7 @@ func TestAStreamingPipeline(t *testing.T) {
 		t.Errorf("the streaming job was asked %v, want %v", got, want)
 	}
 	r.wantJobs(t, map[string]int{"feed": 1, "read": 1})
-	keep(t, r, "streaming-drained")
+	keep(t, r, "streaming-drained", "feed-1")
 }
 
 // Somebody updates the job: another takes its name and its place, and the same attempt
@@ -82,7 +82,7 @@ func TestAStreamingJobIsReplaced(t *testing.T) {
 		t.Errorf("the successor was asked %v, want %v", got, want)
 	}
 	r.wantJobs(t, map[string]int{"feed": 2, "read": 1})
-	keep(t, r, "streaming-replaced")
+	keep(t, r, "streaming-replaced", "feed-1")
 }
 
 // A step that is declared to stream launches a batch job: its dependants would start
@@ -98,5 +98,5 @@ func TestAJobOfTheOtherType(t *testing.T) {
 	}
 	job.awaitEnd(t)
 	r.wantJobs(t, map[string]int{"only": 1})
-	keep(t, r, "mistyped")
+	keep(t, r, "mistyped", "only-1")
 }
