@@ -85,7 +85,7 @@ func (s *Service) describe(ctx context.Context, id, execution string) (Descripti
 	}
 	d.Cancels, d.Error = h.cancels, h.problem
 	if r.Workflow != "" {
-		d.Notes = append(d.Notes, fmt.Sprintf("it is a workflow of type %s of your own: Penstock started it and knows no more of it", r.Workflow))
+		d.Notes = append(d.Notes, fmt.Sprintf("it is a workflow of your own, of type %s on task queue %s: Penstock started it and knows no more of it", r.Workflow, answer.GetWorkflowExecutionInfo().GetTaskQueue()))
 		return d, nil
 	}
 	s.tell(ctx, &d, h)

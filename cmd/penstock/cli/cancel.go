@@ -99,7 +99,7 @@ func (a *app) printCancel(r cancelledRun) {
 	for i := range r.Jobs {
 		a.out.printf("  job %s %s\n", clean(r.Jobs[i].JobName), clean(r.Jobs[i].Console))
 	}
-	if len(r.Jobs) == 0 {
+	if len(r.Jobs) == 0 && r.Workflow == "" {
 		a.out.printf("  no job is under way\n")
 	}
 }

@@ -48,7 +48,11 @@ which requests its steps would make to Dataflow. Nothing is touched and nobody a
 whether a run of that ID exists is not known.
 
 An event is a file, or - for standard input: a CloudEvent in structured mode, a Pub/Sub
-push envelope (with --topic), or the text of a whole HTTP POST.`,
+push envelope (with --topic), or the text of a whole HTTP POST.
+
+In the requests the label penstock_deployment ends in zeros: a real one ends in a hash of
+the Temporal namespace's own ID. What waits for an earlier step's result is listed below
+each request.`,
 		Example: "  penstock explain event.json --pipelines pipelines",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, files []string) error {
