@@ -14,6 +14,7 @@ import (
 	"go.temporal.io/sdk/log"
 	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/penstock/penstock/runs"
 	"github.com/penstock/penstock/worker"
@@ -78,7 +79,9 @@ func replay(t *testing.T, h saved, register func(sdkworker.Registry)) error {
 		t.Fatal(err)
 	}
 	register(replayer{WorkflowReplayer: r})
-	return r.ReplayWorkflowHistoryWithOptions(log.NewStructuredLogger(slog.New(slog.DiscardHandler)), h.History,
+	// A replay writes to the history that it is given.
+	history := proto.CloneOf(h.History)
+	return r.ReplayWorkflowHistoryWithOptions(log.NewStructuredLogger(slog.New(slog.DiscardHandler)), history,
 		sdkworker.ReplayWorkflowHistoryOptions{OriginalExecution: h.execution})
 }
 
