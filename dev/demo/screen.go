@@ -129,11 +129,11 @@ type buildView struct {
 
 	mu   sync.Mutex
 	rest string
-	now  string // the build under way; empty: none
+	now  string // what goes on
 }
 
 func newBuildView(screen *Screen) *buildView {
-	v := &buildView{screen: screen, began: time.Now(), stop: make(chan struct{}), done: make(chan struct{})}
+	v := &buildView{screen: screen, began: time.Now(), now: "looking what has to be built", stop: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(v.done)
 		ticker := time.NewTicker(time.Second)
@@ -156,12 +156,11 @@ func newBuildView(screen *Screen) *buildView {
 // tick is called with the lock held.
 func (v *buildView) tick() {
 	clock := time.Since(v.began).Round(time.Second).String()
-	what := v.now
-	if what == "" {
-		what = "starting"
-	}
-	v.screen.Live("   " + v.screen.paint(busy, fmt.Sprintf("%6s", clock)) + "  " + what)
+	v.screen.Live("   " + v.screen.paint(busy, fmt.Sprintf("%6s", clock)) + "  " + v.now)
 }
+
+// buildWords put the stack's names of its builds into the demo's sentences.
+var buildWords = strings.NewReplacer("building   build ", "building   ", "done       build ", "built      ")
 
 // Write takes the stack's progress, a line each.
 func (v *buildView) Write(p []byte) (int, error) {
@@ -174,12 +173,14 @@ func (v *buildView) Write(p []byte) (int, error) {
 			return len(p), nil
 		}
 		v.rest = rest
+		line = buildWords.Replace(line)
 		if v.screen.inPlace && strings.HasPrefix(line, "building") {
 			v.now = line
 			v.tick()
 			continue
 		}
-		v.now = ""
+		v.now = "starting"
+		v.tick()
 		v.screen.Print("   %s", line)
 	}
 }
