@@ -153,6 +153,7 @@ func TestAPipelinesFileThatTurnsBadWhileItRuns(t *testing.T) {
 	logged := func(text string) int { return strings.Count(b.Logs("functions"), text) }
 
 	first := decide("1-good", "changing")
+	steady := b.awaitDecided(t, "steady", first.Identity, 1)[0]
 	if first.Outcome != "started" || first.Config == "" {
 		t.Fatalf("decided %+v, want started with the version of the file", first)
 	}
@@ -163,8 +164,15 @@ func TestAPipelinesFileThatTurnsBadWhileItRuns(t *testing.T) {
 	if d := decide("2-warm", "changing"); d.Outcome != "started" || d.Config != first.Config {
 		t.Errorf("warm: decided %+v, want started with version %s", d, first.Config)
 	}
+	// Another file changes, which makes them all be looked at.
+	put(t, b.Pipelines, "steady.yaml", configured("steady", "Stay, but for these words, as it is."))
+	eventually(t, "the other file's new version is in force", func() bool {
+		_, a := b.again(t, "e2e-configured", first.Identity)
+		return len(a.Decisions) == 2 && a.Decisions[1].Pipeline == "steady" && a.Decisions[1].Config != steady.Config
+	})
 	put(t, b.Pipelines, "changing.yaml", "name: changing\nflavour: sour\n")
 	lookAgain(`unknown field \"flavour\"`)
+	eventually(t, "the last good version's staying is logged", func() bool { return logged("its last good version stays in force") >= 2 })
 	if n := logged(`"problem":"` + filepath.Join(b.Pipelines, "changing.yaml") + `:2:1: unknown field \"colour\"`); n != 1 {
 		t.Errorf("the first problem is logged %d times, want once and with file, line and column", n)
 	}
@@ -199,8 +207,7 @@ func TestAPipelinesFileThatTurnsBadWhileItRuns(t *testing.T) {
 		t.Errorf("without the copy: the other pipeline decided %+v, want started", d)
 	}
 	identity := b.decided(func(d decision) bool { return strings.Contains(d.Identity, "/4-lost#") })[0].Identity
-	code, a := b.post(t, "StorageTrigger", storageHeader("by-hand", "finalized", "e2e-configured"),
-		fmt.Sprintf(`{"bucket":"e2e-configured","name":"4-lost","generation":%q}`, identity[strings.LastIndex(identity, "#")+1:]))
+	code, a := b.again(t, "e2e-configured", identity)
 	if code != http.StatusServiceUnavailable || !strings.Contains(a.Error, filepath.Join(b.Pipelines, "changing.yaml")+":2:1: ") {
 		t.Errorf("without the copy: answered %d, %q; want 503 and where the mistake is", code, a.Error)
 	}

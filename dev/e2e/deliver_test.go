@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -76,6 +77,19 @@ func storageHeader(id, kind, bucket string) map[string]string {
 		"ce-source":    "//storage.googleapis.com/projects/_/buckets/" + bucket,
 		"Content-Type": "application/json",
 	}
+}
+
+// again sends the event of an object's generation once more, as a message of its own.
+func (b *bench) again(t *testing.T, bucket, identity string) (int, answer) {
+	t.Helper()
+	at := strings.LastIndex(identity, "#")
+	body, err := json.Marshal(map[string]string{
+		"bucket": bucket, "name": strings.TrimPrefix(identity[:at], "finalized:"+bucket+"/"), "generation": identity[at+1:],
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.post(t, "StorageTrigger", storageHeader(rand.Text(), "finalized", bucket), string(body))
 }
 
 // publish hands a CloudEvent to the Eventarc stand-in, which delivers it until it is

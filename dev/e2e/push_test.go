@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -143,9 +142,8 @@ func TestAChangeOfAnObjectStartsOneRunHoweverItIsDelivered(t *testing.T) {
 		identity := shared.upload(t, "e2e-names", name, content)
 		publish(notification(identity, "e2e-names", name))
 		publish(notification(identity, "e2e-names", name))
-		for i := range 3 {
-			code, a := shared.post(t, "StorageTrigger", storageHeader("redelivered-"+strconv.Itoa(i), "finalized", "e2e-names"),
-				fmt.Sprintf(`{"bucket":"e2e-names","name":%q,"generation":%s}`, name, identity[strings.LastIndex(identity, "#")+1:]))
+		for range 3 {
+			code, a := shared.again(t, "e2e-names", identity)
 			if code != http.StatusOK || a.Identity != identity {
 				t.Errorf("answered %d for %q, want 200 for %q", code, a.Identity, identity)
 			}
@@ -179,8 +177,7 @@ func TestAKeyThatAnotherEventHasTakenIsNoDuplicate(t *testing.T) {
 		t.Errorf("logged as %s: %q, want a WARNING that names %s", taken[0].Severity, taken[0].Reason, first)
 	}
 	for identity, want := range map[string]string{first: "duplicate", second: "key-taken"} {
-		code, a := shared.post(t, "StorageTrigger", storageHeader("again", "finalized", "e2e-keyed"),
-			fmt.Sprintf(`{"bucket":"e2e-keyed","name":%q,"generation":%q}`, name, identity[strings.LastIndex(identity, "#")+1:]))
+		code, a := shared.again(t, "e2e-keyed", identity)
 		if code != http.StatusOK || len(a.Decisions) != 1 || a.Decisions[0].Outcome != want {
 			t.Errorf("%s again: answered %d %+v, want 200 %s", identity, code, a.Decisions, want)
 		}
