@@ -43,6 +43,10 @@ build: ## Build the CLI into .penstock/bin/penstock
 image: ## Build the worker's container image without Docker
 	scripts/build-image
 
+.PHONY: image-check
+image-check: ## Build the image, and start and stop the worker from it
+	scripts/build-image --check
+
 ##@ Check
 
 .PHONY: test
