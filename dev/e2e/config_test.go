@@ -277,7 +277,11 @@ func TestADeploymentWithoutDeadLetterTopicAndSearchAttributes(t *testing.T) {
 			t.Errorf("%s, without a dead-letter topic: answered %d %+v, want 400 and rejected", m.name, code, a)
 		}
 	}
-	rejected := b.decided(func(d decision) bool { return d.Outcome == "rejected" })
+	var rejected []decision
+	eventually(t, "each rejection is logged", func() bool {
+		rejected = b.decided(func(d decision) bool { return d.Outcome == "rejected" })
+		return len(rejected) >= len(malformed)
+	})
 	if len(rejected) != len(malformed) {
 		t.Errorf("%d rejections are logged, want %d", len(rejected), len(malformed))
 	}

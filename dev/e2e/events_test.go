@@ -381,12 +381,15 @@ func TestTemporalIsDownWhenTheEventComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, pipeline := range []string{"pair-one", "pair-other"} {
-		decisions := b.decided(func(d decision) bool { return d.Pipeline == pipeline && d.Identity == identity })
-		outcomes := map[string]int{}
-		for _, d := range decisions {
-			outcomes[d.Outcome]++
-		}
-		if outcomes["undecided"] == 0 || outcomes["started"]+outcomes["duplicate"] == 0 || outcomes["started"] > 1 {
+		var outcomes map[string]int
+		eventually(t, pipeline+" decides for good", func() bool {
+			outcomes = map[string]int{}
+			for _, d := range b.decided(func(d decision) bool { return d.Pipeline == pipeline && d.Identity == identity }) {
+				outcomes[d.Outcome]++
+			}
+			return outcomes["started"]+outcomes["duplicate"] > 0
+		})
+		if outcomes["undecided"] == 0 || outcomes["started"] > 1 {
 			t.Errorf("%s: decided %v, want undecided, then started once", pipeline, outcomes)
 		}
 	}
