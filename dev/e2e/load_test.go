@@ -24,8 +24,8 @@ func TestEventsThatNobodyWantsAreAllAnswered(t *testing.T) {
 	c := &http.Client{Transport: transport, Timeout: within}
 	var (
 		sent, answered atomic.Int64
-		slowest        atomic.Int64
 		mu             sync.Mutex
+		slowest        time.Duration
 		wrong          []string
 		wg             sync.WaitGroup
 	)
@@ -58,9 +58,10 @@ func TestEventsThatNobodyWantsAreAllAnswered(t *testing.T) {
 				}
 				body, err := io.ReadAll(response.Body)
 				response.Body.Close()
-				took := int64(time.Since(at))
-				for old := slowest.Load(); took > old && !slowest.CompareAndSwap(old, took); old = slowest.Load() {
-				}
+				took := time.Since(at)
+				mu.Lock()
+				slowest = max(slowest, took)
+				mu.Unlock()
 				if want := fmt.Sprintf("{\"identity\":\"finalized:e2e-of-nobody/%s#%d\",\"decisions\":[]}\n", name, n); err != nil || response.StatusCode != http.StatusOK || string(body) != want {
 					complain("event %d: %s %q, %v; want 200 %q", n, response.Status, body, err, want)
 					continue
@@ -72,7 +73,7 @@ func TestEventsThatNobodyWantsAreAllAnswered(t *testing.T) {
 	wg.Wait()
 	took := time.Since(began)
 	t.Logf("%d events answered in %s, %.0f a second; the slowest took %s", answered.Load(), took.Round(time.Millisecond),
-		float64(answered.Load())/took.Seconds(), time.Duration(slowest.Load()).Round(time.Millisecond))
+		float64(answered.Load())/took.Seconds(), slowest.Round(time.Millisecond))
 	if n := answered.Load(); n != total {
 		t.Errorf("%d of %d events were answered as they should be; the first that were not:\n%s", n, total, strings.Join(wrong, "\n"))
 	}
