@@ -2,7 +2,6 @@ package functions
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,25 +11,18 @@ import (
 	"cloud.google.com/go/pubsub/v2/pstest"
 	"go.temporal.io/api/serviceerror"
 
+	"github.com/penstock/penstock/deadletters"
 	"github.com/penstock/penstock/events"
 )
 
-// redeliver makes of a dead letter the request that it was, as penstock redrive and any script do.
+// redeliver makes of a dead letter the delivery that it was.
 func redeliver(t *testing.T, m *pubsub.Message) *events.Event {
 	t.Helper()
-	var e *events.Event
-	var err error
-	if m.Attributes[attrForm] == formHTTP {
-		e, err = events.FromJSON(m.Data, "")
-	} else {
-		header := make(http.Header)
-		for name, value := range m.Attributes {
-			if !strings.HasPrefix(name, "penstock-") {
-				header.Set(name, value)
-			}
-		}
-		e, err = events.DecodeBytes(header, m.Data, m.Attributes[attrTopic])
+	l, err := deadletters.Read(&pubsubpb.PubsubMessage{Data: m.Data, Attributes: m.Attributes})
+	if err != nil {
+		t.Fatalf("the dead letter cannot be read: %v", err)
 	}
+	e, err := events.DecodeBytes(l.Header, l.Body, l.Topic)
 	if err != nil {
 		t.Fatalf("the dead letter does not decode: %v", err)
 	}
@@ -62,12 +54,12 @@ func TestDeadLetterIsTheWholeDelivery(t *testing.T) {
 			}
 			m := b.letters[0]
 			for attr, value := range m.Attributes {
-				if len(attr) > maxAttributeKey || len(value) > maxAttributeValue || value == "" {
+				if len(attr) > deadletters.MaxAttributeKey || len(value) > deadletters.MaxAttributeValue || value == "" {
 					t.Errorf("Pub/Sub does not take the attribute %q with %d bytes", attr, len(value))
 				}
 			}
-			identity := m.Attributes[attrIdentity] + m.Attributes[attrIdentity+"-2"]
-			if identity != tt.identity || m.Attributes[attrPipeline] != tt.pipeline || m.Attributes[attrEntryPoint] != tt.entryPoint || !strings.Contains(m.Attributes[attrReason], "not like this") {
+			identity := m.Attributes[deadletters.AttrIdentity] + m.Attributes[deadletters.AttrIdentity+"-2"]
+			if identity != tt.identity || m.Attributes[deadletters.AttrPipeline] != tt.pipeline || m.Attributes[deadletters.AttrEntryPoint] != tt.entryPoint || !strings.Contains(m.Attributes[deadletters.AttrReason], "not like this") {
 				t.Errorf("attributes %q", m.Attributes)
 			}
 			if got := redeliver(t, m).Identity(); got != tt.identity {
@@ -82,7 +74,7 @@ func TestDeadLetterOfAnUndecodableEventIsItsBytes(t *testing.T) {
 	const body = "{\"bucket\": \xff\x00"
 	r := cloudEvent("google.cloud.storage.object.v1.finalized", "//storage.googleapis.com/projects/_/buckets/landing", "1", body)
 	b.post(t, NameStorageTrigger, r)
-	if len(b.letters) != 1 || string(b.letters[0].Data) != body || b.letters[0].Attributes["ce-type"] == "" || b.letters[0].Attributes[attrReason] == "" {
+	if len(b.letters) != 1 || string(b.letters[0].Data) != body || b.letters[0].Attributes["ce-type"] == "" || b.letters[0].Attributes[deadletters.AttrReason] == "" {
 		t.Errorf("dead letters: %+v", b.letters)
 	}
 }
@@ -97,7 +89,7 @@ func TestPublisher(t *testing.T) {
 	t.Cleanup(p.stop)
 	ctx, cancel := context.WithTimeout(context.Background(), eventTimeout)
 	defer cancel()
-	message := &pubsub.Message{Data: []byte("x"), Attributes: map[string]string{attrReason: "r"}}
+	message := &pubsub.Message{Data: []byte("x"), Attributes: map[string]string{deadletters.AttrReason: "r"}}
 	if err := p.publish(ctx, message); err == nil {
 		t.Error("published to a topic that does not exist")
 	}
@@ -108,23 +100,7 @@ func TestPublisher(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := server.Messages()
-	if len(got) != 1 || string(got[0].Data) != "x" || got[0].Attributes[attrReason] != "r" {
+	if len(got) != 1 || string(got[0].Data) != "x" || got[0].Attributes[deadletters.AttrReason] != "r" {
 		t.Errorf("published %+v", got)
-	}
-}
-
-func TestSummaryIsCutToWhatTheServerTakes(t *testing.T) {
-	for name, purpose := range map[string]string{
-		"short":             "Load orders.",
-		"long":              strings.Repeat("x", 5000),
-		"long, two bytes":   strings.Repeat("ü", 5000),
-		"grows by encoding": strings.Repeat("<", 5000),
-		"quotes":            strings.Repeat("\"\n", 300),
-	} {
-		got := summary(purpose)
-		encoded, err := json.Marshal(got)
-		if err != nil || len(encoded) > maxSummary || !strings.HasPrefix(purpose, got) || (len(purpose) < 50 && got != purpose) || len(encoded) < 12 {
-			t.Errorf("%s: %d bytes as encoded (%v)", name, len(encoded), err)
-		}
 	}
 }

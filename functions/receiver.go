@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"cloud.google.com/go/pubsub/v2"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/penstock/penstock/deadletters"
 	"github.com/penstock/penstock/events"
 	"github.com/penstock/penstock/pipeline"
 )
@@ -104,6 +106,12 @@ func (r *receiver) receive(q *request, w http.ResponseWriter, req *http.Request,
 		return Answer{Decisions: []Decision{r.undecodable(ctx, d, err)}}
 	}
 	d.body, d.identity = e.Body(), e.Identity()
+	if was := req.Header.Get(deadletters.HeaderIdentity); was != "" && was != url.PathEscape(d.identity) {
+		return Answer{Identity: d.identity, Decisions: []Decision{{
+			Outcome: Rejected, status: http.StatusConflict,
+			Reason: fmt.Sprintf("the delivery is said to be of event %q, and is not: a redelivery under another identity could run a pipeline twice", was),
+		}}}
+	}
 	return decide(ctx, d, e)
 }
 

@@ -22,7 +22,7 @@ import (
 const (
 	maxEventData = 1 << 20     // bytes of an event's data that a workflow gets
 	maxInput     = 3 << 20 / 2 // bytes of an input as encoded: that data in base64, and what surrounds it
-	maxSummary   = 400         // bytes of a summary as encoded, limit.userMetadataSummarySize of the server
+	maxRetained  = 64 << 10    // bytes of an event as encoded that a run keeps for a retry
 )
 
 // start starts the run of a plan, or finds that it was started.
@@ -129,27 +129,17 @@ func startedBy(ctx context.Context, c temporal, runID string) (string, error) {
 // pipeline's fault.
 func (r *receiver) request(e *events.Event, plan *pipeline.Plan) (workflow string, options client.StartWorkflowOptions, input any, err error) {
 	options = client.StartWorkflowOptions{
-		Memo: map[string]any{
-			runs.MemoIdentity: plan.Identity,
-			runs.MemoKey:      plan.Key,
-			runs.MemoPipeline: plan.Pipeline,
-			runs.MemoConfig:   plan.Version,
-			runs.MemoPurpose:  plan.Purpose,
-			runs.MemoOwner:    plan.Owner,
-		},
-		StaticSummary: summary(plan.Purpose),
+		Memo: runs.Memo(runs.About{
+			Pipeline: plan.Pipeline, Purpose: plan.Purpose, Owner: plan.Owner, Key: plan.Key, Identity: plan.Identity, Config: plan.Version,
+		}),
+		StaticSummary: runs.Summary(plan.Purpose),
 	}
 	if plan.Workflow != nil {
 		options.TaskQueue = plan.Workflow.TaskQueue
 		input, err = eventInput(e)
 		return plan.Workflow.Type, options, input, err
 	}
-	workflow = runs.TypeRun
-	for i := range plan.Steps {
-		if plan.Steps[i].Job.Streaming {
-			workflow = runs.TypeStreamingRun
-		}
-	}
+	workflow = runs.TypeOf(plan.Steps)
 	options.TaskQueue = runs.TaskQueue(r.settings.deployment)
 	input, err = payload("the run's input", runs.RunInput{
 		Version:    runs.RecordVersion,
@@ -164,8 +154,22 @@ func (r *receiver) request(e *events.Event, plan *pipeline.Plan) (workflow strin
 		Location:   r.settings.location,
 		Steps:      plan.Steps,
 		Vars:       plan.Vars,
+		Event:      retained(e),
 	})
 	return workflow, options, input, err
+}
+
+// retained is the event where the run keeps it, so that a retry can render a later version of the pipelines file: that of an
+// object's change, which is small and says nothing but where the data is. What else comes is somebody's data, of which a
+// run keeps what its pipeline uses; a retry takes such an event from a file.
+func retained(e *events.Event) *events.Event {
+	if e.Kind != events.KindStorage {
+		return nil
+	}
+	if encoded, err := json.Marshal(e); err != nil || len(encoded) > maxRetained {
+		return nil // none that Cloud Storage sends, and no reason to refuse it
+	}
+	return e
 }
 
 // Signal is the payload of a pipeline's signal.
@@ -257,16 +261,4 @@ func payload(what string, value any) (converter.RawValue, error) {
 		return converter.RawValue{}, fmt.Errorf("%s is %d bytes, past the %d that a workflow can be given: use less of the event in the pipeline", what, size, maxInput)
 	}
 	return converter.NewRawValue(p), nil
-}
-
-// summary cuts a purpose to what the server takes.
-func summary(purpose string) string {
-	purpose = cut(purpose, maxSummary)
-	for {
-		encoded, err := json.Marshal(purpose)
-		if err != nil || len(encoded) <= maxSummary {
-			return purpose
-		}
-		purpose = cut(purpose, len(purpose)-max(1, (len(encoded)-maxSummary)/6))
-	}
 }

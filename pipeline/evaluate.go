@@ -109,6 +109,9 @@ func (m Match) plan(t *Trigger, vars map[string]any) (Plan, error) {
 	return plan, nil
 }
 
+// MessageIdentityPrefix begins the identities that triggers give by their own `id`, and no others.
+const MessageIdentityPrefix = "pubsub-id:"
+
 // messageIdentity is the identity that the trigger's `id` gives a message. Its form is not one that events.Event.Identity makes.
 func (t *Trigger) messageIdentity(e *events.Event, vars map[string]any) (string, error) {
 	v, err := t.identity.eval(e.Kind, vars)
@@ -122,7 +125,7 @@ func (t *Trigger) messageIdentity(e *events.Event, vars map[string]any) (string,
 	if err != nil {
 		return "", t.identity.failed(show(v), err)
 	}
-	return "pubsub-id:" + e.PubSub.Topic + "#" + id, nil
+	return MessageIdentityPrefix + e.PubSub.Topic + "#" + id, nil
 }
 
 // job renders the launch request as far as the event allows, and returns what the rest uses.

@@ -3,6 +3,7 @@ package runs
 import (
 	"time"
 
+	"github.com/penstock/penstock/events"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -55,9 +56,16 @@ type RunInput struct {
 	Steps    []pipeline.PlannedStep `json:"steps"`
 	// Vars holds what of the event the steps' remaining expressions use.
 	Vars pipeline.Vars `json:"vars,omitempty"`
+	// Event is the event that started the run, where the run keeps it: a retry with
+	// a later version of the pipelines file renders that with it.
+	Event *events.Event `json:"event,omitempty"`
 	// Earlier holds what an earlier execution for the same key left, by step: it
 	// is empty for the first. Finished steps are not run again, attempts go on.
 	Earlier map[string]StepResult `json:"earlier,omitempty"`
+	// Retries is the chain of executions (Temporal's first run ID) that a person's
+	// retry runs again, and whose claim of the key this one takes over. Empty for
+	// the run of an event.
+	Retries string `json:"retries,omitempty"`
 }
 
 // Outcome is how a run, a step or an attempt ended, or that it has not.

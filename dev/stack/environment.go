@@ -30,6 +30,7 @@ func (s *Stack) Env() []Variable {
 		{"PENSTOCK_DEPLOYMENT", s.o.Deployment},
 		{"PENSTOCK_LOCATION", s.o.Location},
 		{"PENSTOCK_DEAD_LETTER_TOPIC", s.DeadLetterTopic()},
+		{"PENSTOCK_DEAD_LETTER_SUBSCRIPTION", s.DeadLetterSubscription()},
 	}
 }
 

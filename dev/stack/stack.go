@@ -220,9 +220,14 @@ func (s *Stack) progress(format string, args ...any) {
 }
 
 // DeadLetterTopic is the full name of the topic for what could not be handled.
-// A subscription of the same ID reads it.
 func (s *Stack) DeadLetterTopic() string {
 	return "projects/" + s.o.Project + "/topics/penstock-dead-letters"
+}
+
+// DeadLetterSubscription is the full name of the subscription that keeps what came
+// to that topic until somebody has seen to it: here as long as the stack runs.
+func (s *Stack) DeadLetterSubscription() string {
+	return "projects/" + s.o.Project + "/subscriptions/penstock-dead-letters"
 }
 
 // Prism is the command that serves Beam's local runner, and Pipelines the binary
@@ -269,7 +274,7 @@ func (s *Stack) startEmulators(context.Context) error {
 	if err := s.PubSub.EnsureTopic(s.DeadLetterTopic()); err != nil {
 		return err
 	}
-	if err := s.PubSub.EnsureSubscription("projects/"+o.Project+"/subscriptions/penstock-dead-letters", s.DeadLetterTopic()); err != nil {
+	if err := s.PubSub.EnsureSubscription(s.DeadLetterSubscription(), s.DeadLetterTopic()); err != nil {
 		return err
 	}
 	if err := s.makeResources(o.Buckets, o.Topics); err != nil {

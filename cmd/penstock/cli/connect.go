@@ -7,6 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/client"
+	"google.golang.org/api/option"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/penstock/penstock/connect"
 	"github.com/penstock/penstock/service"
@@ -64,4 +67,13 @@ func (a *app) service(ctx context.Context, deploymentFlag string) (*service.Serv
 		return nil, nil, err
 	}
 	return s, c.Close, nil
+}
+
+// pubsubOptions are those of a client that needs more than the process's own environment says: the emulator of a local stack.
+func (a *app) pubsubOptions() []option.ClientOption {
+	host := a.env.get("PUBSUB_EMULATOR_HOST")
+	if host == "" {
+		return nil
+	}
+	return []option.ClientOption{option.WithEndpoint(host), option.WithoutAuthentication(), option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials()))}
 }
