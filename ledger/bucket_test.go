@@ -125,7 +125,7 @@ func (s *testServer) serve(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodGet && q.Get("alt") == "media":
 		o, ok := s.objects[object]
 		if !ok {
-			w.WriteHeader(404)
+			w.WriteHeader(http.StatusNotFound)
 			_, _ = fmt.Fprintf(w, "No such object: %s/%s", testBucket, object)
 			return
 		}
@@ -291,8 +291,8 @@ func TestAStrangeAnswerIsAnError(t *testing.T) {
 			if test.method == http.MethodGet {
 				_, err = l.Read(t.Context(), "prod", "orders", "a.csv")
 			}
-			if err == nil {
-				t.Error("no error")
+			if err == nil || strings.Contains(name, "without an end") && !errors.Is(err, errTooLarge) {
+				t.Errorf("got %v", err)
 			}
 		})
 	}

@@ -41,13 +41,6 @@ var places = []struct {
 	}},
 }
 
-func inEachPlace(t *testing.T, test func(t *testing.T, place string)) {
-	t.Helper()
-	for _, p := range places {
-		t.Run(p.name, func(t *testing.T) { test(t, p.make(t)) })
-	}
-}
-
 func open(t *testing.T, place string) *Ledger {
 	t.Helper()
 	l, err := Open(t.Context(), place)
@@ -80,37 +73,46 @@ func finish(t *testing.T, l *Ledger, r Record) {
 }
 
 func TestOneOfManyClaimersGetsTheKey(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		processes := []*Ledger{open(t, place), open(t, place), open(t, place), open(t, place)}
-		results := race(t, 64, func(i int) (Claimed, error) {
-			return processes[i%len(processes)].Claim(t.Context(), claim("a.csv", fmt.Sprintf("chain-%d", i), day0))
-		})
-		winner := onlyOne(t, results, func(c Claimed) bool { return c.Mine })
-		for i, r := range results {
-			if r.Entry.Claim.Chain != fmt.Sprintf("chain-%d", winner) {
-				t.Errorf("claimer %d is told of %s, the key is chain-%d's", i, r.Entry.Claim.Chain, winner)
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			processes := []*Ledger{open(t, place), open(t, place), open(t, place), open(t, place)}
+			results := race(t, 64, func(i int) (Claimed, error) {
+				return processes[i%len(processes)].Claim(t.Context(), claim("a.csv", fmt.Sprintf("chain-%d", i), day0))
+			})
+			winner := onlyOne(t, results, func(c Claimed) bool { return c.Mine })
+			for i, r := range results {
+				if r.Entry.Claim.Chain != fmt.Sprintf("chain-%d", winner) {
+					t.Errorf("claimer %d is told of %s, the key is chain-%d's", i, r.Entry.Claim.Chain, winner)
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func TestOneOfManyGetsAnExpiredKey(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		first := claim("a.csv", "first", day0)
-		first.Expires = day0.Add(24 * time.Hour)
-		must(l.Claim(t.Context(), first))(t)
-		finish(t, l, record(first, runs.OutcomeSucceeded, day0.Add(time.Hour)))
-		raceToAcquire(t, l)
-	})
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			first := claim("a.csv", "first", day0)
+			first.Expires = day0.Add(24 * time.Hour)
+			must(l.Claim(t.Context(), first))(t)
+			finish(t, l, record(first, runs.OutcomeSucceeded, day0.Add(time.Hour)))
+			raceToAcquire(t, l)
+		})
+	}
 }
 
 func TestOneOfManyTakesOverFromARunThatIsGone(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		must(l.Claim(t.Context(), claim("a.csv", "first", time.Now().Add(-time.Hour))))(t)
-		raceToAcquire(t, l)
-	})
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			must(l.Claim(t.Context(), claim("a.csv", "first", time.Now().Add(-time.Hour))))(t)
+			raceToAcquire(t, l)
+		})
+	}
 }
 
 func raceToAcquire(t *testing.T, l *Ledger) {
@@ -172,88 +174,100 @@ func onlyOne[T any](t *testing.T, results []T, won func(T) bool) int {
 }
 
 func TestTheSameChainKeepsItsKey(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		first := must(l.Claim(t.Context(), claim("a.csv", "first", day0)))(t)
-		again := must(l.Claim(t.Context(), claim("a.csv", "first", day0.Add(time.Hour))))(t)
-		if !again.Mine || again.Entry.Generation != first.Entry.Generation || !again.Entry.Claim.At.Equal(day0) {
-			t.Errorf("got %+v after %+v", again, first)
-		}
-	})
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			first := must(l.Claim(t.Context(), claim("a.csv", "first", day0)))(t)
+			again := must(l.Claim(t.Context(), claim("a.csv", "first", day0.Add(time.Hour))))(t)
+			if !again.Mine || again.Entry.Generation != first.Entry.Generation || !again.Entry.Claim.At.Equal(day0) {
+				t.Errorf("got %+v after %+v", again, first)
+			}
+		})
+	}
 }
 
 func TestTakenTellsWhatBecameOfTheFirstRun(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		first := claim("a.csv", "first", day0)
-		must(l.Claim(t.Context(), first))(t)
-		second := claim("a.csv", "second", day0.Add(time.Hour))
-		if taken := must(l.Claim(t.Context(), second))(t); taken.Mine || taken.Entry.Claim.Chain != "first" || taken.Entry.Record != nil {
-			t.Errorf("while it runs: %+v", taken)
-		}
-		finish(t, l, record(first, runs.OutcomeFailed, day0.Add(time.Hour)))
-		taken := must(l.Claim(t.Context(), second))(t)
-		if r := taken.Entry.Record; taken.Mine || r == nil || r.Outcome != runs.OutcomeFailed || r.Config.Hash != "abc" || r.Steps[0].Attempts[0].JobID != "2026-11-01_1" {
-			t.Errorf("after its end: %+v", taken)
-		}
-	})
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			first := claim("a.csv", "first", day0)
+			must(l.Claim(t.Context(), first))(t)
+			second := claim("a.csv", "second", day0.Add(time.Hour))
+			if taken := must(l.Claim(t.Context(), second))(t); taken.Mine || taken.Entry.Claim.Chain != "first" || taken.Entry.Record != nil {
+				t.Errorf("while it runs: %+v", taken)
+			}
+			finish(t, l, record(first, runs.OutcomeFailed, day0.Add(time.Hour)))
+			taken := must(l.Claim(t.Context(), second))(t)
+			if r := taken.Entry.Record; taken.Mine || r == nil || r.Outcome != runs.OutcomeFailed || r.Config.Hash != "abc" || r.Steps[0].Attempts[0].JobID != "2026-11-01_1" {
+				t.Errorf("after its end: %+v", taken)
+			}
+		})
+	}
 }
 
 func TestTheLoserOfATakeOverIsToldOfTheWinner(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		seen := must(l.Claim(t.Context(), claim("a.csv", "first", day0)))(t).Entry
-		won := must(l.TakeOver(t.Context(), seen, claim("a.csv", "second", day0.Add(time.Hour))))(t)
-		lost := must(l.TakeOver(t.Context(), seen, claim("a.csv", "third", day0.Add(time.Hour))))(t)
-		if !won.Mine || lost.Mine || lost.Entry.Claim.Chain != "second" {
-			t.Errorf("won %+v, lost %+v", won, lost)
-		}
-		// The winner does not know that it won, and asks again.
-		again := must(l.TakeOver(t.Context(), seen, claim("a.csv", "second", day0.Add(time.Hour))))(t)
-		if !again.Mine || again.Entry.Generation != won.Entry.Generation {
-			t.Errorf("the winner's second call: %+v", again)
-		}
-	})
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			seen := must(l.Claim(t.Context(), claim("a.csv", "first", day0)))(t).Entry
+			won := must(l.TakeOver(t.Context(), seen, claim("a.csv", "second", day0.Add(time.Hour))))(t)
+			lost := must(l.TakeOver(t.Context(), seen, claim("a.csv", "third", day0.Add(time.Hour))))(t)
+			if !won.Mine || lost.Mine || lost.Entry.Claim.Chain != "second" {
+				t.Errorf("won %+v, lost %+v", won, lost)
+			}
+			// The winner does not know that it won, and asks again.
+			again := must(l.TakeOver(t.Context(), seen, claim("a.csv", "second", day0.Add(time.Hour))))(t)
+			if !again.Mine || again.Entry.Generation != won.Entry.Generation {
+				t.Errorf("the winner's second call: %+v", again)
+			}
+		})
+	}
 }
 
 // What earlier holders of a key left is handed on from claim to claim, so that attempt
 // numbers never begin anew, and Dataflow's memory is counted from the oldest job that
 // nobody has a record of.
 func TestAKeyRemembersItsEarlierRuns(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		at := day0
-		next := func(seen Entry, chain string) Claimed {
-			t.Helper()
-			at = at.Add(24 * time.Hour)
-			if seen.Generation == 0 {
-				return must(l.Claim(t.Context(), claim("a.csv", chain, at)))(t)
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			at := day0
+			next := func(seen Entry, chain string) Claimed {
+				t.Helper()
+				at = at.Add(24 * time.Hour)
+				if seen.Generation == 0 {
+					return must(l.Claim(t.Context(), claim("a.csv", chain, at)))(t)
+				}
+				return must(l.TakeOver(t.Context(), seen, claim("a.csv", chain, at)))(t)
 			}
-			return must(l.TakeOver(t.Context(), seen, claim("a.csv", chain, at)))(t)
-		}
-		look := func() Entry { return must(l.Read(t.Context(), "prod", "orders", "a.csv"))(t) }
-		check := func(what string, c Claimed, since time.Time, earlier string) {
-			t.Helper()
-			got := ""
-			if c.Earlier != nil {
-				got = c.Earlier.Chain
+			look := func() Entry { return must(l.Read(t.Context(), "prod", "orders", "a.csv"))(t) }
+			check := func(what string, c Claimed, since time.Time, earlier string) {
+				t.Helper()
+				got := ""
+				if c.Earlier != nil {
+					got = c.Earlier.Chain
+				}
+				if !c.Entry.Claim.Since.Equal(since) || got != earlier {
+					t.Errorf("%s: since %s and the record of %q; want %s and %q", what, c.Entry.Claim.Since, got, since, earlier)
+				}
 			}
-			if !c.Entry.Claim.Since.Equal(since) || got != earlier {
-				t.Errorf("%s: since %s and the record of %q; want %s and %q", what, c.Entry.Claim.Since, got, since, earlier)
-			}
-		}
-		a := next(Entry{}, "a")
-		check("the first run", a, at, "")
-		finish(t, l, record(a.Entry.Claim, runs.OutcomeFailed, at.Add(time.Hour)))
-		b := next(look(), "b")
-		check("the retry", b, at, "a")
-		began := at
-		c := next(look(), "c")
-		check("who took over from the retry, which vanished", c, began, "a")
-		check("the same, asking again", must(l.Claim(t.Context(), claim("a.csv", "c", at)))(t), began, "a")
-		finish(t, l, record(c.Entry.Claim, runs.OutcomeSucceeded, at.Add(time.Hour)))
-		check("who came after success", next(look(), "d"), at, "c")
-	})
+			a := next(Entry{}, "a")
+			check("the first run", a, at, "")
+			finish(t, l, record(a.Entry.Claim, runs.OutcomeFailed, at.Add(time.Hour)))
+			b := next(look(), "b")
+			check("the retry", b, at, "a")
+			began := at
+			c := next(look(), "c")
+			check("who took over from the retry, which vanished", c, began, "a")
+			check("the same, asking again", must(l.Claim(t.Context(), claim("a.csv", "c", at)))(t), began, "a")
+			finish(t, l, record(c.Entry.Claim, runs.OutcomeSucceeded, at.Add(time.Hour)))
+			check("who came after success", next(look(), "d"), at, "c")
+		})
+	}
 }
 
 func TestAnExpiredClaimsUnknownJobsNoLongerCount(t *testing.T) {
@@ -268,105 +282,117 @@ func TestAnExpiredClaimsUnknownJobsNoLongerCount(t *testing.T) {
 }
 
 func TestARecordIsWrittenOncePerExecution(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		c := claim("a.csv", "first", day0)
-		must(l.Claim(t.Context(), c))(t)
-		outcome := func() runs.Outcome {
-			t.Helper()
-			return must(l.Read(t.Context(), "prod", "orders", "a.csv"))(t).Record.Outcome
-		}
-		failed := record(c, runs.OutcomeFailed, day0.Add(time.Hour))
-		finish(t, l, failed)
-		finish(t, l, failed)
-		again := failed
-		again.Outcome, again.Ended = runs.OutcomeSucceeded, day0.Add(2*time.Hour)
-		finish(t, l, again)
-		if got := outcome(); got != runs.OutcomeFailed {
-			t.Errorf("the same execution changed its record to %s", got)
-		}
-		reset := again
-		reset.Execution = "after-the-reset"
-		finish(t, l, reset)
-		if got := outcome(); got != runs.OutcomeSucceeded {
-			t.Errorf("the run was reset and succeeded, the record says %s", got)
-		}
-		finish(t, l, failed)
-		if got := outcome(); got != runs.OutcomeSucceeded {
-			t.Errorf("a late activity of the execution before the reset made it %s", got)
-		}
-	})
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			c := claim("a.csv", "first", day0)
+			must(l.Claim(t.Context(), c))(t)
+			outcome := func() runs.Outcome {
+				t.Helper()
+				return must(l.Read(t.Context(), "prod", "orders", "a.csv"))(t).Record.Outcome
+			}
+			failed := record(c, runs.OutcomeFailed, day0.Add(time.Hour))
+			finish(t, l, failed)
+			finish(t, l, failed)
+			again := failed
+			again.Outcome, again.Ended = runs.OutcomeSucceeded, day0.Add(2*time.Hour)
+			finish(t, l, again)
+			if got := outcome(); got != runs.OutcomeFailed {
+				t.Errorf("the same execution changed its record to %s", got)
+			}
+			reset := again
+			reset.Execution = "after-the-reset"
+			finish(t, l, reset)
+			if got := outcome(); got != runs.OutcomeSucceeded {
+				t.Errorf("the run was reset and succeeded, the record says %s", got)
+			}
+			finish(t, l, failed)
+			if got := outcome(); got != runs.OutcomeSucceeded {
+				t.Errorf("a late activity of the execution before the reset made it %s", got)
+			}
+		})
+	}
 }
 
 func TestALateRecordOfALostRunIsNotItsSuccessors(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		seen := must(l.Claim(t.Context(), claim("a.csv", "first", day0)))(t).Entry
-		must(l.TakeOver(t.Context(), seen, claim("a.csv", "second", day0)))(t)
-		finish(t, l, record(seen.Claim, runs.OutcomeFailed, day0.Add(time.Hour)))
-		if e := must(l.Read(t.Context(), "prod", "orders", "a.csv"))(t); e.Record != nil || e.Claim.Chain != "second" {
-			t.Errorf("got %+v", e)
-		}
-		if r := must(l.Record(t.Context(), "prod", "orders", "a.csv", "first"))(t); r.Outcome != runs.OutcomeFailed {
-			t.Errorf("the late record is %+v", r)
-		}
-	})
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			seen := must(l.Claim(t.Context(), claim("a.csv", "first", day0)))(t).Entry
+			must(l.TakeOver(t.Context(), seen, claim("a.csv", "second", day0)))(t)
+			finish(t, l, record(seen.Claim, runs.OutcomeFailed, day0.Add(time.Hour)))
+			if e := must(l.Read(t.Context(), "prod", "orders", "a.csv"))(t); e.Record != nil || e.Claim.Chain != "second" {
+				t.Errorf("got %+v", e)
+			}
+			if r := must(l.Record(t.Context(), "prod", "orders", "a.csv", "first"))(t); r.Outcome != runs.OutcomeFailed {
+				t.Errorf("the late record is %+v", r)
+			}
+		})
+	}
 }
 
 func TestNothingIsFoundOfAKeyThatNobodyClaimed(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		if _, err := l.Read(t.Context(), "prod", "orders", "a.csv"); !errors.Is(err, ErrNotFound) {
-			t.Errorf("got %v", err)
-		}
-		for e, err := range l.List(t.Context(), "prod", "orders", time.Time{}, time.Time{}) {
-			t.Errorf("listed %+v, %v", e, err)
-		}
-	})
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			if _, err := l.Read(t.Context(), "prod", "orders", "a.csv"); !errors.Is(err, ErrNotFound) {
+				t.Errorf("got %v", err)
+			}
+			for e, err := range l.List(t.Context(), "prod", "orders", time.Time{}, time.Time{}) {
+				t.Errorf("listed %+v, %v", e, err)
+			}
+		})
+	}
 }
 
 func TestListIsOfOnePipelineAndTime(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		now := time.Now()
-		for hour := range 30 {
-			c := claim(fmt.Sprintf("%02d", hour), fmt.Sprintf("chain-%d", hour), now.Add(-time.Duration(hour)*time.Hour))
-			must(l.Claim(t.Context(), c))(t)
-			finish(t, l, record(c, runs.OutcomeSucceeded, now))
-		}
-		for _, foreign := range []func(*Claim){
-			func(c *Claim) { c.Pipeline = "orders-2" }, func(c *Claim) { c.Deployment = "prod2" }, func(c *Claim) { c.Pipeline = "order" },
-		} {
-			c := claim("99", "foreign", now)
-			foreign(&c)
-			must(l.Claim(t.Context(), c))(t)
-		}
-		keys := func(from, to time.Time) []string {
-			t.Helper()
-			var keys []string
-			for e, err := range l.List(t.Context(), "prod", "orders", from, to) {
-				if err != nil {
-					t.Fatal(err)
-				}
-				if e.Record == nil {
-					t.Errorf("%s has no record", e.Claim.Key)
-				}
-				keys = append(keys, e.Claim.Key)
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			now := time.Now()
+			for hour := range 30 {
+				c := claim(fmt.Sprintf("%02d", hour), fmt.Sprintf("chain-%d", hour), now.Add(-time.Duration(hour)*time.Hour))
+				must(l.Claim(t.Context(), c))(t)
+				finish(t, l, record(c, runs.OutcomeSucceeded, now))
 			}
-			slices.Sort(keys)
-			return keys
-		}
-		if all := keys(time.Time{}, time.Time{}); len(all) != 30 {
-			t.Errorf("all: %q", all)
-		}
-		// From is inclusive, to is exclusive.
-		if got := keys(now.Add(-3*time.Hour), now.Add(-time.Hour)); !slices.Equal(got, []string{"02", "03"}) {
-			t.Errorf("got %q", got)
-		}
-		for range l.List(t.Context(), "prod", "orders", time.Time{}, time.Time{}) {
-			break
-		}
-	})
+			for _, foreign := range []func(*Claim){
+				func(c *Claim) { c.Pipeline = "orders-2" }, func(c *Claim) { c.Deployment = "prod2" }, func(c *Claim) { c.Pipeline = "order" },
+			} {
+				c := claim("99", "foreign", now)
+				foreign(&c)
+				must(l.Claim(t.Context(), c))(t)
+			}
+			keys := func(from, to time.Time) []string {
+				t.Helper()
+				var keys []string
+				for e, err := range l.List(t.Context(), "prod", "orders", from, to) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					if e.Record == nil {
+						t.Errorf("%s has no record", e.Claim.Key)
+					}
+					keys = append(keys, e.Claim.Key)
+				}
+				slices.Sort(keys)
+				return keys
+			}
+			if all := keys(time.Time{}, time.Time{}); len(all) != 30 {
+				t.Errorf("all: %q", all)
+			}
+			// From is inclusive, to is exclusive.
+			if got := keys(now.Add(-3*time.Hour), now.Add(-time.Hour)); !slices.Equal(got, []string{"02", "03"}) {
+				t.Errorf("got %q", got)
+			}
+			for range l.List(t.Context(), "prod", "orders", time.Time{}, time.Time{}) {
+				break
+			}
+		})
+	}
 }
 
 func TestKeysAreData(t *testing.T) {
@@ -374,22 +400,25 @@ func TestKeysAreData(t *testing.T) {
 		"a.csv", "A.csv", "../../../etc/passwd", "/etc/passwd", "claim.json", ".", "..", "a/b", "a//b", `a\b`, "a b", " ", "a\x00b", "a\r\nb", "?alt=media", "#1", "%2e%2e", "*",
 		"gs://bucket/x", "ä", "a\u0308", "\u202e\u2028", "\ufeff", "<script>", "日本語", "`$(reboot)`", "-rf", strings.Repeat("x", maxKey), strings.Repeat("\x01", maxKey),
 	}
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		for i, key := range keys {
-			c := claim(key, fmt.Sprintf("chain-%d", i), day0)
-			if claimed := must(l.Claim(t.Context(), c))(t); !claimed.Mine {
-				t.Errorf("%.40q is taken by %.40q", key, claimed.Entry.Claim.Key)
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			for i, key := range keys {
+				c := claim(key, fmt.Sprintf("chain-%d", i), day0)
+				if claimed := must(l.Claim(t.Context(), c))(t); !claimed.Mine {
+					t.Errorf("%.40q is taken by %.40q", key, claimed.Entry.Claim.Key)
+				}
+				finish(t, l, record(c, runs.OutcomeSucceeded, day0))
 			}
-			finish(t, l, record(c, runs.OutcomeSucceeded, day0))
-		}
-		for i, key := range keys {
-			e := must(l.Read(t.Context(), "prod", "orders", key))(t)
-			if e.Claim.Key != key || e.Claim.Chain != fmt.Sprintf("chain-%d", i) || e.Record == nil || e.Record.Key != key {
-				t.Errorf("%.40q reads as %+v", key, e)
+			for i, key := range keys {
+				e := must(l.Read(t.Context(), "prod", "orders", key))(t)
+				if e.Claim.Key != key || e.Claim.Chain != fmt.Sprintf("chain-%d", i) || e.Record == nil || e.Record.Key != key {
+					t.Errorf("%.40q reads as %+v", key, e)
+				}
 			}
-		}
-	})
+		})
+	}
 	l := open(t, t.TempDir())
 	for name, change := range map[string]func(*Claim){
 		"empty key": func(c *Claim) { c.Key = "" }, "key that is not UTF-8": func(c *Claim) { c.Key = "a\xffb" }, "endless key": func(c *Claim) { c.Key = strings.Repeat("x", maxKey+1) },
@@ -409,41 +438,69 @@ func TestKeysAreData(t *testing.T) {
 	}
 }
 
+func TestOnlyWhatWasSeenIsReplaced(t *testing.T) {
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			seen := must(l.Claim(t.Context(), claim("a.csv", "first", day0)))(t).Entry
+			for name, generation := range map[string]int64{"an older generation": seen.Generation - 1, "a newer generation": seen.Generation + 1} {
+				if _, err := l.store.write(t.Context(), claimObject("prod", "orders", "a.csv"), []byte("{}"), generation); !errors.Is(err, errChanged) {
+					t.Errorf("%s: got %v", name, err)
+				}
+			}
+			if _, err := l.store.write(t.Context(), claimObject("prod", "orders", "none"), []byte("{}"), seen.Generation); !errors.Is(err, errChanged) {
+				t.Errorf("a generation of what is not there: got %v", err)
+			}
+			for name, change := range map[string]func(*Entry){"never seen": func(e *Entry) { e.Generation = 0 }, "of another key": func(e *Entry) { e.Claim.Key = "b.csv" }} {
+				e := seen
+				change(&e)
+				if c, err := l.TakeOver(t.Context(), e, claim("a.csv", "second", day0)); !errors.Is(err, ErrInvalid) {
+					t.Errorf("a claim %s: got %+v, %v", name, c, err)
+				}
+			}
+		})
+	}
+}
+
 // The hash finds a claim; the key inside decides.
 func TestAnObjectOfAnotherKeyIsNotBelieved(t *testing.T) {
-	inEachPlace(t, func(t *testing.T, place string) {
-		l := open(t, place)
-		must(l.Claim(t.Context(), claim("good", "first", day0)))(t)
-		wrong := claim("other", "second", day0)
-		wrong.Since = day0
-		for key, data := range map[string][]byte{"collides": must(wrong.encode())(t), "empty": nil, "newer": []byte(`{"version": 2}`)} {
-			if _, err := l.store.write(t.Context(), claimObject("prod", "orders", key), data, 0); err != nil {
-				t.Fatal(err)
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			place := p.make(t)
+			l := open(t, place)
+			must(l.Claim(t.Context(), claim("good", "first", day0)))(t)
+			wrong := claim("other", "second", day0)
+			wrong.Since = day0
+			for key, data := range map[string][]byte{"collides": must(wrong.encode())(t), "empty": nil, "newer": []byte(`{"version": 2}`)} {
+				if _, err := l.store.write(t.Context(), claimObject("prod", "orders", key), data, 0); err != nil {
+					t.Fatal(err)
+				}
+				var damaged *DamagedError
+				if _, err := l.Read(t.Context(), "prod", "orders", key); !errors.As(err, &damaged) || !strings.Contains(damaged.Object, claimObject("prod", "orders", key)) {
+					t.Errorf("%s: read gives %v", key, err)
+				}
+				if c, err := l.Claim(t.Context(), claim(key, "third", day0)); !errors.As(err, &damaged) {
+					t.Errorf("%s: claim gives %+v, %v", key, c, err)
+				}
 			}
-			var damaged *DamagedError
-			if _, err := l.Read(t.Context(), "prod", "orders", key); !errors.As(err, &damaged) || !strings.Contains(damaged.Object, claimObject("prod", "orders", key)) {
-				t.Errorf("%s: read gives %v", key, err)
+			good, bad := 0, 0
+			for _, err := range l.List(t.Context(), "prod", "orders", time.Time{}, time.Time{}) {
+				var damaged *DamagedError
+				switch {
+				case err == nil:
+					good++
+				case errors.As(err, &damaged):
+					bad++
+				default:
+					t.Error(err)
+				}
 			}
-			if c, err := l.Claim(t.Context(), claim(key, "third", day0)); !errors.As(err, &damaged) {
-				t.Errorf("%s: claim gives %+v, %v", key, c, err)
+			if good != 1 || bad != 3 {
+				t.Errorf("listed %d good and %d bad, want 1 and 3", good, bad)
 			}
-		}
-		good, bad := 0, 0
-		for _, err := range l.List(t.Context(), "prod", "orders", time.Time{}, time.Time{}) {
-			var damaged *DamagedError
-			switch {
-			case err == nil:
-				good++
-			case errors.As(err, &damaged):
-				bad++
-			default:
-				t.Error(err)
-			}
-		}
-		if good != 1 || bad != 3 {
-			t.Errorf("listed %d good and %d bad, want 1 and 3", good, bad)
-		}
-	})
+		})
+	}
 }
 
 func TestOpenRefusesWhatIsNoPlace(t *testing.T) {
