@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
 	enumspb "go.temporal.io/api/enums/v1"
 
 	"github.com/penstock/penstock/dev/dataflowemulator"
@@ -14,10 +13,20 @@ import (
 	"github.com/penstock/penstock/runs"
 )
 
+// listLag is how long a new job is in no list: longer than the first wait before a
+// launch that was not answered is looked for again.
+const listLag = 7 * time.Second
+
 // What dies here are processes of a stack that these tests share one after the other.
 func TestCrashes(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, func(o *stack.Options) {
+		o.Memory = false // Temporal dies, too
+		configure := o.Dataflow
+		o.Dataflow = func(c *dataflowemulator.Config) {
+			configure(c)
+			c.ListLag = listLag
+		}
 		o.Env = append(o.Env, "PENSTOCK_SAFETY_INTERVAL=3s", "PENSTOCK_CALL_TIMEOUT=5s")
 	})
 	kill := func(t *testing.T) {
@@ -76,6 +85,31 @@ func TestCrashes(t *testing.T) {
 		keep(t, r, "killed-while-launching", "only-1")
 	})
 
+	// Nothing but the list says that there is a job, and it says so late.
+	t.Run("the answer to a launch and all news of its job are lost", func(t *testing.T) {
+		die := once()
+		b.Calls.spoil(t, "flexTemplates.launch", "late", func(context.Context) error {
+			if die() {
+				if err := b.KillFunctions(); err != nil {
+					t.Error(err)
+				}
+				return dataflowemulator.ErrNoAnswer
+			}
+			return nil
+		})
+		r := b.land(t, "late")
+		job := r.job(t, "only", 1)
+		job.done()
+		res := wantOneJob(t, r, job)
+		if !attemptOf(t, res, "only").Adopted {
+			t.Errorf("the run: %+v", res)
+		}
+		if err := b.StartFunctions(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		keep(t, r, "unanswered-and-unlisted", "only-1")
+	})
+
 	// As a deployment does. What is under way has its time, and no more than that.
 	t.Run("the worker is stopped during a launch", func(t *testing.T) {
 		launching, proceed := make(chan struct{}), make(chan struct{})
@@ -129,9 +163,7 @@ func TestCrashes(t *testing.T) {
 	t.Run("the functions are dead when a job ends", func(t *testing.T) {
 		r := b.land(t, "one")
 		job := r.job(t, "only", 1)
-		eventually(t, "the job's workflow knows its job", func() bool {
-			return count(b.history(t, r.jobWorkflow("only", 1), ""), enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED) >= 1
-		})
+		awaitLaunched(t, r)
 		if err := b.KillFunctions(); err != nil {
 			t.Fatal(err)
 		}
@@ -146,29 +178,48 @@ func TestCrashes(t *testing.T) {
 		keep(t, r, "found-by-the-safety-timer", "only-1")
 	})
 
+	// What was told of the job meanwhile is told again until somebody takes it.
+	t.Run("Temporal is killed, and a job ends meanwhile", func(t *testing.T) {
+		r := b.land(t, "one")
+		job := r.job(t, "only", 1)
+		awaitLaunched(t, r)
+		if err := b.KillTemporal(); err != nil {
+			t.Fatal(err)
+		}
+		job.done()
+		job.awaitEnd(t)
+		if err := b.StartTemporal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantOneJob(t, r, job)
+		if n := launches(r, "only", 1); n != 1 {
+			t.Errorf("%d launches, want 1", n)
+		}
+	})
+
 	// The run that is reset no longer knows its job's workflow, which is asked by no
 	// close of a parent to end its job, when the run is terminated before it finds it
 	// again: its own look at the run is what is left.
 	t.Run("a run is reset, and terminated at once", func(t *testing.T) {
 		r := b.land(t, "one")
 		job := r.job(t, "only", 1)
-		eventually(t, "the job's workflow knows its job", func() bool {
-			return count(b.history(t, r.jobWorkflow("only", 1), ""), enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED) >= 1
-		})
+		awaitLaunched(t, r)
 		kill(t)
 		r.reset(t, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
 		if err := b.Client.TerminateWorkflow(t.Context(), r.id, "", "by a test"); err != nil {
 			t.Fatal(err)
 		}
 		start(t)
-		if state, err := b.Dataflow.Wait(t.Context(), job.JobID); err != nil || state != dataflowpb.JobState_JOB_STATE_CANCELLED {
-			t.Errorf("the job ends %v (%v)", state, err)
-		}
-		var a runs.JobResult
-		if err := b.Client.GetWorkflow(t.Context(), r.jobWorkflow("only", 1), "").Get(t.Context(), &a); err != nil || a.Outcome != runs.OutcomeCancelled || a.JobID != job.JobID {
-			t.Errorf("the job's workflow ends with %+v (%v)", a, err)
-		}
+		wantCancelled(t, r, job)
 		keepHistory(t, b, r.jobWorkflow("only", 1), "", "run-closed.only-1")
+	})
+}
+
+// awaitLaunched waits until the workflow of the run's job knows its job.
+func awaitLaunched(t *testing.T, r *run) {
+	t.Helper()
+	eventually(t, "the job's workflow knows its job", func() bool {
+		return count(r.history(t, r.jobWorkflow("only", 1), ""), enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED) >= 1
 	})
 }
 

@@ -51,7 +51,7 @@ func (h held) Run(ctx context.Context, l dataflowemulator.Launch, c *dataflowemu
 		case how := <-c.Stops():
 			j.note(how)
 			stopped.Do(func() { close(j.stopped) })
-			if !j.ignoresStops() {
+			if how == dataflowemulator.ForceCancel || !j.ignoresStops() {
 				return dataflowemulator.Done()
 			}
 		case <-ctx.Done():
@@ -79,7 +79,8 @@ func (j *heldJob) fail(format string, args ...any) {
 	j.ending <- dataflowemulator.Failed(format, args...)
 }
 
-// ignoreStops makes the job go on when it is cancelled or drained, until done or fail.
+// ignoreStops makes the job go on when it is cancelled or drained, until it is
+// cancelled by force, or done or fail.
 func (j *heldJob) ignoreStops() {
 	j.mu.Lock()
 	defer j.mu.Unlock()

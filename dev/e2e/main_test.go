@@ -160,7 +160,10 @@ func startBench(ctx context.Context, dir string, change func(*stack.Options)) (_
 		},
 		Delivery: eventarc.Options{MinBackoff: 50 * time.Millisecond, MaxBackoff: time.Second},
 		// The instance's name goes into histories, which the replay tests keep.
-		Env: []string{"K_REVISION=e2e", "PENSTOCK_LOOKUP_HORIZON=4s", "PENSTOCK_CALL_TIMEOUT=10s"},
+		Env: []string{
+			"K_REVISION=e2e", "PENSTOCK_LOOKUP_HORIZON=4s", "PENSTOCK_CALL_TIMEOUT=10s",
+			"PENSTOCK_DRAIN_GRACE=4s", "PENSTOCK_CANCEL_GRACE=4s",
+		},
 	}
 	if change != nil {
 		change(&o)

@@ -291,16 +291,24 @@ func TestARunIsTerminated(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, job := range jobs {
-		if state, err := shared.Dataflow.Wait(t.Context(), job.JobID); err != nil || state != dataflowpb.JobState_JOB_STATE_CANCELLED {
-			t.Errorf("job %s ends %v (%v)", job.JobName, state, err)
-		}
-		var a runs.JobResult
-		id := r.jobWorkflow(job.Parameters["step"], 1)
-		if err := r.Client.GetWorkflow(t.Context(), id, "").Get(t.Context(), &a); err != nil || a.Outcome != runs.OutcomeCancelled || a.JobID != job.JobID {
-			t.Errorf("the job's workflow ends with %+v (%v)", a, err)
-		}
+		wantCancelled(t, r, job)
 	}
 	keep(t, r, "terminated", "red-1")
+}
+
+// wantCancelled waits for the end of a job and of its workflow.
+func wantCancelled(t *testing.T, r *run, job *heldJob) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if state, err := r.Dataflow.Wait(ctx, job.JobID); err != nil || state != dataflowpb.JobState_JOB_STATE_CANCELLED {
+		t.Fatalf("job %s ends %v (%v), want cancelled", job.JobName, state, err)
+	}
+	var a runs.JobResult
+	id := r.jobWorkflow(job.Parameters["step"], 1)
+	if err := r.Client.GetWorkflow(ctx, id, "").Get(ctx, &a); err != nil || a.Outcome != runs.OutcomeCancelled || a.JobID != job.JobID {
+		t.Errorf("the job's workflow ends with %+v (%v)", a, err)
+	}
 }
 
 // once is true the first time.

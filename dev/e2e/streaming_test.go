@@ -45,6 +45,26 @@ func TestAStreamingPipeline(t *testing.T) {
 	keep(t, r, "streaming-drained", "feed-1")
 }
 
+// A drain has its grace, then it becomes a cancel; that has one too, then it is forced.
+func TestAStreamingJobThatWillNotEnd(t *testing.T) {
+	t.Parallel()
+	r := shared.land(t, "streaming")
+	feed := r.job(t, "feed", 1)
+	feed.ignoreStops()
+	feed.running()
+	r.job(t, "read", 1).done()
+	r.cancel(t)
+	res := r.result(t)
+	if a := attemptOf(t, res, "feed"); res.Outcome != runs.OutcomeCancelled || a.JobID != feed.JobID || a.State != "JOB_STATE_CANCELLED" {
+		t.Errorf("the run: %+v", res)
+	}
+	if got, want := feed.asked(), []dataflowemulator.Stop{dataflowemulator.Drain, dataflowemulator.Cancel, dataflowemulator.ForceCancel}; !slices.Equal(got, want) {
+		t.Errorf("the job was asked %v, want %v", got, want)
+	}
+	r.wantJobs(t, map[string]int{"feed": 1, "read": 1})
+	keep(t, r, "streaming-forced", "feed-1")
+}
+
 // Somebody updates the job: another takes its name and its place, and the same attempt
 // goes on with it.
 func TestAStreamingJobIsReplaced(t *testing.T) {
