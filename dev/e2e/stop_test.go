@@ -167,7 +167,9 @@ func TestCancellingARunDuringALaunch(t *testing.T) {
 		return await(ctx, proceed)
 	})
 	r := shared.land(t, "early")
-	await(t.Context(), launching)
+	if err := await(t.Context(), launching); err != nil {
+		t.Fatalf("no launch was seen: %v", err)
+	}
 	r.cancel(t)
 	eventually(t, "the job's workflow is told to stop", func() bool { return r.signalled(t, "only", runs.SignalStop) })
 	close(proceed)
@@ -197,7 +199,9 @@ func TestCancellingARunDuringALaunchThatIsLost(t *testing.T) {
 		return dataflowemulator.ErrNoAnswer
 	})
 	r := shared.land(t, "unlaunched")
-	await(t.Context(), launching)
+	if err := await(t.Context(), launching); err != nil {
+		t.Fatalf("no launch was seen: %v", err)
+	}
 	r.cancel(t)
 	eventually(t, "the job's workflow is told to stop", func() bool { return r.signalled(t, "only", runs.SignalStop) })
 	close(proceed)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cloud.google.com/go/storage"
+
 	"github.com/penstock/penstock/dev/eventarc"
 	"github.com/penstock/penstock/dev/pubsubemulator"
 	"github.com/penstock/penstock/dev/storageemulator"
@@ -116,7 +117,7 @@ func TestRefusedIsDeliveredAgainUntilAccepted(t *testing.T) {
 				return 200
 			}
 			b := newBroker(t, eventarc.Options{}, eventarc.Trigger{Name: "all", URL: r.URL})
-			b.Publish(order("1"))
+			publish(t, b, order("1"))
 			settle(t, b)
 			if got := r.all(); len(got) != 4 || string(got[3].body) != `{"n":1}` || got[3].header.Get("ce-id") != "1" {
 				t.Errorf("received %d times", len(got))
@@ -131,27 +132,35 @@ func TestRefusedIsDeliveredAgainUntilAccepted(t *testing.T) {
 	}
 }
 
+func publish(t *testing.T, b *eventarc.Broker, e eventarc.Event) {
+	t.Helper()
+	if _, err := b.Publish(e); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestWaitsLongerBeforeEachRetry(t *testing.T) {
 	r := newReceiver(t)
-	r.answer = func(int) int { return 503 }
+	r.answer = func(int) int { return http.StatusServiceUnavailable }
 	b := newBroker(t, eventarc.Options{MinBackoff: 20 * time.Millisecond, MaxBackoff: 80 * time.Millisecond, MaxAttempts: 5}, eventarc.Trigger{Name: "all", URL: r.URL})
-	b.Publish(order("1"))
+	publish(t, b, order("1"))
 	settle(t, b)
 	got := r.all()
-	for i, least := range []time.Duration{16, 32, 64, 64} { // the jitter takes up to a fifth
-		if waited := got[i+1].at.Sub(got[i].at); waited < least*time.Millisecond {
-			t.Errorf("retry %d after %v, want at least %v", i+1, waited, least*time.Millisecond)
+	for i, most := range []time.Duration{20 * time.Millisecond, 40 * time.Millisecond, 80 * time.Millisecond, 80 * time.Millisecond} {
+		least := most * 4 / 5 // the jitter takes up to a fifth
+		if waited := got[i+1].at.Sub(got[i].at); waited < least {
+			t.Errorf("retry %d after %v, want at least %v", i+1, waited, least)
 		}
 	}
 }
 
 func TestDeadLetteredAfterTheLimit(t *testing.T) {
 	r := newReceiver(t)
-	r.answer = func(int) int { return 503 }
+	r.answer = func(int) int { return http.StatusServiceUnavailable }
 	letters := make(chan eventarc.DeadLetter, 10)
 	b := newBroker(t, eventarc.Options{MaxAttempts: 3, OnDeadLetter: func(d eventarc.DeadLetter) { letters <- d }},
 		eventarc.Trigger{Name: "all", URL: r.URL})
-	b.Publish(order("1"))
+	publish(t, b, order("1"))
 	settle(t, b)
 	if n := len(r.all()); n != 3 {
 		t.Errorf("delivered %d times, want 3", n)
@@ -170,7 +179,7 @@ func TestUnreachableIsRetried(t *testing.T) {
 	url := r.URL
 	r.Close()
 	b := newBroker(t, eventarc.Options{MaxAttempts: 3}, eventarc.Trigger{Name: "all", URL: url})
-	b.Publish(order("1"))
+	publish(t, b, order("1"))
 	settle(t, b)
 	if d := b.Deliveries(); len(d) != 3 || d[0].Status != 0 || d[0].Error == "" {
 		t.Errorf("log %+v", d)
@@ -182,7 +191,10 @@ func TestParallelDeliveryIsBounded(t *testing.T) {
 	inside, release := make(chan bool, 100), make(chan bool)
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		n := now.Add(1)
-		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		for m := most.Load(); n > m; m = most.Load() {
+			if most.CompareAndSwap(m, n) {
+				break
+			}
 		}
 		inside <- true
 		<-release
@@ -191,7 +203,7 @@ func TestParallelDeliveryIsBounded(t *testing.T) {
 	defer s.Close()
 	b := newBroker(t, eventarc.Options{Parallel: 4}, eventarc.Trigger{Name: "all", URL: s.URL})
 	for i := range 20 {
-		b.Publish(order(fmt.Sprint(i)))
+		publish(t, b, order(fmt.Sprint(i)))
 	}
 	for range 4 {
 		<-inside
@@ -208,15 +220,15 @@ func TestRetriesHoldUpNobody(t *testing.T) {
 	good := make(chan bool, 1)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("ce-id") == "bad" {
-			w.WriteHeader(503)
+			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
 		good <- true
 	}))
 	defer s.Close()
 	b := newBroker(t, eventarc.Options{Parallel: 1, MinBackoff: time.Hour, MaxBackoff: time.Hour}, eventarc.Trigger{Name: "all", URL: s.URL})
-	b.Publish(order("bad"))
-	b.Publish(order("good"))
+	publish(t, b, order("bad"))
+	publish(t, b, order("good"))
 	select {
 	case <-good:
 	case <-time.After(30 * time.Second):
@@ -230,10 +242,10 @@ func TestFiltersDecideWhoGetsWhat(t *testing.T) {
 		eventarc.Trigger{Name: "storage", Filters: map[string]string{"type": "google.cloud.storage.object.v1.*", "bucket": "landing"}, URL: storageR.URL},
 		eventarc.Trigger{Name: "orders", Filters: map[string]string{"type": "com.example.order", "source": "//shop"}, URL: ordersR.URL},
 		eventarc.Trigger{Name: "rest", Rest: true, URL: restR.URL})
-	b.Publish(order("1"))
+	publish(t, b, order("1"))
 	other := order("2")
 	other.Source = "//elsewhere"
-	b.Publish(other)
+	publish(t, b, other)
 	b.PublishStorage(storageemulator.Change{Kind: storageemulator.Finalized, Object: storageemulator.Object{Bucket: "landing", Name: "x", Generation: 1}, Time: time.Now()})
 	b.PublishStorage(storageemulator.Change{Kind: storageemulator.Finalized, Object: storageemulator.Object{Bucket: "other", Name: "x", Generation: 1}, Time: time.Now()})
 	settle(t, b)
@@ -342,7 +354,7 @@ func TestPubSubMessagesArriveInBothForms(t *testing.T) {
 	} {
 		r, _ := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+emulator.Addr()+"/v1/"+call[0], strings.NewReader(call[1]))
 		response, err := http.DefaultClient.Do(r)
-		if err != nil || response.StatusCode != 200 {
+		if err != nil || response.StatusCode != http.StatusOK {
 			t.Fatal(response, err)
 		}
 		response.Body.Close()

@@ -76,7 +76,7 @@ func (e Event) writeHeader(h http.Header) {
 // printable ASCII.
 func encodeHeaderValue(value string) string {
 	var b strings.Builder
-	for i := 0; i < len(value); i++ {
+	for i := range len(value) {
 		if c := value[i]; c <= ' ' || c == '"' || c == '%' || c > '~' {
 			fmt.Fprintf(&b, "%%%02X", c)
 		} else {

@@ -34,7 +34,7 @@ func sh(t *testing.T, s *Stack, script string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { p.kill() })
+	t.Cleanup(func() { _ = p.kill() })
 	return p
 }
 

@@ -18,9 +18,10 @@ import (
 	"time"
 
 	"cloud.google.com/go/storage"
-	"github.com/penstock/penstock/dev/storageemulator"
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/iterator"
+
+	"github.com/penstock/penstock/dev/storageemulator"
 )
 
 type bundle struct {
@@ -546,7 +547,7 @@ func TestPathsOfOtherClients(t *testing.T) {
 		}
 		got, _ := io.ReadAll(response.Body)
 		response.Body.Close()
-		if response.StatusCode != 200 || string(got) != "x,y" || response.Header.Get("Content-Type") != "text/csv" {
+		if response.StatusCode != http.StatusOK || string(got) != "x,y" || response.Header.Get("Content-Type") != "text/csv" {
 			t.Errorf("GET %s: %d %q %q", path, response.StatusCode, response.Header.Get("Content-Type"), got)
 		}
 	}

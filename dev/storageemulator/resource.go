@@ -135,8 +135,8 @@ func (o *Object) stamp() {
 	o.ID = fmt.Sprintf("%s/%s/%d", o.Bucket, o.Name, o.Generation)
 	// The real service's etag is the base64 of a two-field protocol buffer:
 	// generation and metageneration. The same form keeps it one for one.
-	b := binary.AppendUvarint([]byte{1<<3 | 0}, uint64(o.Generation))
-	b = binary.AppendUvarint(append(b, 2<<3|0), uint64(o.Metageneration))
+	b := binary.AppendUvarint([]byte{1 << 3}, uint64(o.Generation))
+	b = binary.AppendUvarint(append(b, 2<<3), uint64(o.Metageneration))
 	o.Etag = base64.StdEncoding.EncodeToString(b)
 }
 

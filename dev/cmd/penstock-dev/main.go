@@ -65,10 +65,10 @@ func run(ctx context.Context, stopSignals func(), args []string, out io.Writer) 
 	besidePipelines(&o)
 
 	s, err := stack.Start(ctx, o)
+	if ctx.Err() != nil && err != nil {
+		return nil //nolint:nilerr // interrupted while it started; Start has cleaned up
+	}
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil // interrupted while it started; Start has cleaned up
-		}
 		return err
 	}
 	printTable(out, s)
