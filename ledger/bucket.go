@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -213,6 +214,8 @@ func (b *bucket) failed(op, name string, err error) error {
 		return e
 	}
 	e.Code = refused.Code
+	// An answer's body may be a whole page of HTML.
+	e.Err = fmt.Errorf("HTTP %d: %s", refused.Code, clip(strings.Join(strings.Fields(cmp.Or(refused.Message, refused.Body, http.StatusText(refused.Code))), " ")))
 	switch {
 	case refused.Code == http.StatusPreconditionFailed && op == "write":
 		e.Err = errChanged

@@ -56,12 +56,12 @@ func TestVersions(t *testing.T) {
 	c := claim("k", "first", day0)
 	c.Since = day0
 	good := string(must(c.encode())(t))
-	with := func(old, new string) string {
+	with := func(replaced, by string) string {
 		t.Helper()
-		if !strings.Contains(good, old) {
-			t.Fatalf("%q is not in %s", old, good)
+		if !strings.Contains(good, replaced) {
+			t.Fatalf("%q is not in %s", replaced, good)
 		}
-		return strings.Replace(good, old, new, 1)
+		return strings.Replace(good, replaced, by, 1)
 	}
 	for _, test := range []struct {
 		name string
