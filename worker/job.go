@@ -83,6 +83,7 @@ type job struct {
 	nextSafety  time.Time
 	nextStop    time.Time
 	nextLook    time.Time // at an UPDATED job's successor
+	lookWait    time.Duration
 	backoff     time.Duration
 
 	refusal, message string
@@ -247,11 +248,15 @@ func (j *job) watch() {
 	case j.over() || j.handingOver:
 		return
 	case j.state.State == string(dataflow.StateUpdated):
+		// There is nothing to stop and nothing else to look for but the successor.
 		if !now.Before(j.nextLook) {
 			j.check()
-			j.nextLook = now.Add(j.nextBackoff())
+			j.lookWait = min(max(2*j.lookWait, firstBackoff), j.timing.Safety)
+			j.nextLook = now.Add(j.lookWait)
 			return
 		}
+		j.wait(j.orDeadline(j.nextLook))
+		return
 	case j.state.Stop != nil && !now.Before(j.nextStop):
 		j.pursueStop()
 		return
@@ -261,9 +266,6 @@ func (j *job) watch() {
 		return
 	}
 	until := j.nextSafety
-	if j.state.State == string(dataflow.StateUpdated) {
-		until = earlier(until, j.nextLook)
-	}
 	if j.state.Stop != nil {
 		until = earlier(until, j.nextStop)
 	}
@@ -377,6 +379,7 @@ func (j *job) see(s runs.JobStatus) {
 		// A streaming update: the successor goes on under our name and is ours,
 		// whatever labels it was given.
 		j.note = fmt.Sprintf("job %s was updated and replaced by %s", j.state.JobID, s.ReplacedBy)
+		j.lookWait = 0
 		j.become(jobView{ID: s.ReplacedBy})
 		j.nextSafety = workflow.Now(j.ctx) // its state is not known: look
 	}
