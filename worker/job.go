@@ -99,6 +99,8 @@ func (j *job) run() (runs.JobResult, error) {
 		}
 		return j.result(), nil
 	}
+	// A job adopted when it is over may be so because of a stop that came meanwhile.
+	j.drain()
 	for !j.over() && !j.handingOver {
 		if j.full() {
 			return runs.JobResult{}, j.renew()
