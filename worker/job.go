@@ -84,6 +84,8 @@ type job struct {
 	nextStop    time.Time
 	nextLook    time.Time // at an UPDATED job's successor
 	lookWait    time.Duration
+	replaced    bool      // the job took the place of one that ran
+	checked     time.Time // when check last saw the job
 	backoff     time.Duration
 
 	refusal, message string
@@ -232,7 +234,7 @@ func (j *job) launch(lookOnly bool) launchReply {
 func (j *job) watch() {
 	j.drain()
 	now := workflow.Now(j.ctx)
-	running := j.state.State == string(dataflow.StateRunning)
+	running := j.replaced || j.state.State == string(dataflow.StateRunning) || j.state.State == string(dataflow.StateUpdated)
 	switch {
 	case j.wrongType() != "":
 		j.refusal = refusalType
@@ -240,7 +242,15 @@ func (j *job) watch() {
 	case j.in.Job.Streaming && running && !j.state.Announced:
 		j.announce()
 	}
-	if j.deadlinePassed(now) {
+	late := j.deadlinePassed(now)
+	if late && !j.over() && !j.handingOver && j.in.Job.Streaming && j.checked.Before(j.due()) {
+		// It may run all the same, and the event be lost: look before it is stopped.
+		if !j.check() {
+			j.wait(workflow.Now(j.ctx).Add(j.nextBackoff()))
+		}
+		return
+	}
+	if late {
 		j.setStop(runs.StopTimeout)
 	}
 	if j.nextSafety.IsZero() {
@@ -274,20 +284,21 @@ func (j *job) watch() {
 	j.wait(j.orDeadline(until))
 }
 
-// check takes one look at the job and its run. A look that fails is no news: the
-// next one is as good.
-func (j *job) check() {
+// check takes one look at the job and its run, and says whether it saw them. A look
+// that fails is no news: the next one is as good.
+func (j *job) check() bool {
 	var reply checkReply
 	req := j.checkRequest()
 	if err := workflow.ExecuteActivity(j.once(), activityCheck, req).Get(j.ctx, &reply); err != nil {
 		j.nextSafety = earlier(j.nextSafety, workflow.Now(j.ctx).Add(j.nextBackoff()))
-		return
+		return false
 	}
-	j.backoff = 0
+	j.backoff, j.checked = 0, workflow.Now(j.ctx)
 	j.apply(reply)
 	if reply.RunClosed {
 		j.setStop(runs.StopRunClosed)
 	}
+	return true
 }
 
 // pursueStop asks for the next thing that ends the job and sets when to ask again.
@@ -360,6 +371,23 @@ func (j *job) become(v jobView) {
 	for _, s := range early {
 		j.see(s)
 	}
+	if stop := j.state.Stop; stop != nil && stop.Reason == runs.StopTimeout && j.ranInTime() {
+		j.state.Stop = nil // the timeout passed while the job was not known
+	}
+}
+
+// ranInTime says whether the streaming job came to run before its step's timeout.
+func (j *job) ranInTime() bool {
+	if !j.in.Job.Streaming {
+		return false
+	}
+	switch dataflow.State(j.state.State) {
+	case dataflow.StateUpdated:
+		return true
+	case dataflow.StateRunning:
+		return j.replaced || !j.state.StateTime.After(j.due())
+	}
+	return false
 }
 
 // see takes in a state of a job. What is older than what is known changes nothing.
@@ -381,7 +409,7 @@ func (j *job) see(s runs.JobStatus) {
 		// A streaming update: the successor goes on under our name and is ours,
 		// whatever labels it was given.
 		j.note = fmt.Sprintf("job %s was updated and replaced by %s", j.state.JobID, s.ReplacedBy)
-		j.lookWait = 0
+		j.replaced, j.lookWait = true, 0
 		j.become(jobView{ID: s.ReplacedBy})
 		j.nextSafety = workflow.Now(j.ctx) // its state is not known: look
 	}
@@ -603,8 +631,11 @@ func (j *job) deadline() time.Time {
 	if j.in.Timeout == 0 || j.state.Stop != nil || j.state.Announced {
 		return time.Time{}
 	}
-	return j.state.Begun.Add(j.in.Timeout)
+	return j.due()
 }
+
+// due is when the step's timeout passes, or passed.
+func (j *job) due() time.Time { return j.state.Begun.Add(j.in.Timeout) }
 
 func (j *job) deadlinePassed(now time.Time) bool {
 	d := j.deadline()

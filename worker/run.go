@@ -227,6 +227,9 @@ func (r *run) attempt(ctx workflow.Context, s *step, attempt int, first bool) ru
 	var since time.Time // when the name's earlier workflow was first met
 	for {
 		in.First = first
+		if s.running || r.stop != "" {
+			in.Timeout = 0 // it has run in time, or is being stopped for another reason
+		}
 		s.waiting = fmt.Sprintf("job %s", in.JobName)
 		f := workflow.ExecuteChildWorkflow(childCtx, kind, in)
 		first = false
