@@ -476,6 +476,9 @@ func (j *job) result() runs.JobResult {
 		r.Error = "the job failed without an error message"
 	}
 	stop := j.state.Stop
+	if stop != nil && stop.Reason == runs.StopTimeout && j.over() && j.ended.Before(j.due()) {
+		stop = nil // it had ended by itself, and the event was lost
+	}
 	switch {
 	case j.handingOver:
 	case j.over():
