@@ -137,7 +137,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 invalid pipelines file.`,
 		panic(err) // the flag is defined above
 	}
 	root.CompletionOptions.HiddenDefaultCmd = false
-	root.AddCommand(a.initCommand(), a.lintCommand(), a.explainCommand(), a.runsCommand(), a.describeCommand(), a.cancelCommand(), a.dlqCommand(), a.doctorCommand(), a.versionCommand())
+	root.AddCommand(a.initCommand(), a.lintCommand(), a.explainCommand(), a.runsCommand(), a.describeCommand(), a.cancelCommand(), a.retryCommand(), a.dlqCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }
 

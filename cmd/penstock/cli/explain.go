@@ -111,6 +111,19 @@ each request.`,
 }
 
 func (a *app) explain(file, topic string, set *pipeline.Set, at service.Place) (service.Explanation, error) {
+	src, err := a.readEventFile(file)
+	if err != nil {
+		return service.Explanation{}, err
+	}
+	e, err := events.FromJSON(src, topic)
+	if err != nil {
+		return service.Explanation{}, fmt.Errorf("it is no event, and would be dead-lettered: %w", err)
+	}
+	return service.Explain(e, set, at)
+}
+
+// readEventFile reads a file, or - for standard input, as far as an event can be long.
+func (a *app) readEventFile(file string) ([]byte, error) {
 	var src []byte
 	var err error
 	if file == "-" {
@@ -119,13 +132,9 @@ func (a *app) explain(file, topic string, set *pipeline.Set, at service.Place) (
 		src, err = os.ReadFile(file)
 	}
 	if err != nil {
-		return service.Explanation{}, fmt.Errorf("read the event: %w", err)
+		return nil, fmt.Errorf("read the event: %w", err)
 	}
-	e, err := events.FromJSON(src, topic)
-	if err != nil {
-		return service.Explanation{}, fmt.Errorf("it is no event, and would be dead-lettered: %w", err)
-	}
-	return service.Explain(e, set, at)
+	return src, nil
 }
 
 func (a *app) printExplanations(answer explainAnswer) {
