@@ -50,7 +50,7 @@ func TestLaunchInvalidIsNotSent(t *testing.T) {
 		l := orders()
 		l.Classic, l.JobName = classic, "X"
 		_, err := a.client.Launch(t.Context(), l)
-		failure(t, err, dataflow.KindInvalid)
+		_ = failure(t, err, dataflow.KindInvalid)
 	}
 	if a.requests() != 0 {
 		t.Error("a request went out")
@@ -83,7 +83,7 @@ func TestLaunchFindsAJob(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := serve(t, reply(200, answer))
 			job, err := a.client.Launch(t.Context(), orders())
-			failure(t, err, dataflow.KindAlreadyExists)
+			_ = failure(t, err, dataflow.KindAlreadyExists)
 			if job.ID != "old" {
 				t.Errorf("job %q, want the one that exists", job.ID)
 			}
@@ -93,7 +93,7 @@ func TestLaunchFindsAJob(t *testing.T) {
 		a := serve(t, refuse(409, "ALREADY_EXISTS", "alreadyExists",
 			"(d4f5): The workflow could not be created. Causes: (d4f6): There is already an active job named dev-orders-clean-0a1b2c3d-1."))
 		job, err := a.client.Launch(t.Context(), orders())
-		failure(t, err, dataflow.KindAlreadyExists)
+		_ = failure(t, err, dataflow.KindAlreadyExists)
 		if job.ID != "" {
 			t.Errorf("job %q from a refusal", job.ID)
 		}
@@ -116,7 +116,7 @@ func TestLaunchWithoutAJob(t *testing.T) {
 	for _, answer := range []string{`{}`, `{"job": {}}`, `null`, `{"job": {"id": "x", "name": "another"}}`} {
 		a := serve(t, reply(200, answer))
 		_, err := a.client.Launch(t.Context(), orders())
-		failure(t, err, dataflow.KindUnanswered)
+		_ = failure(t, err, dataflow.KindUnanswered)
 	}
 }
 
@@ -143,7 +143,7 @@ func TestFind(t *testing.T) {
 		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
 	}
 	r, _ := a.last(t)
-	if q := r.URL.Query(); r.Method != "GET" || r.URL.Path != "/v1b3/projects/acme/locations/us-central1/jobs" || q.Get("name") != "a" || q.Get("filter") != "ALL" {
+	if q := r.URL.Query(); r.Method != http.MethodGet || r.URL.Path != "/v1b3/projects/acme/locations/us-central1/jobs" || q.Get("name") != "a" || q.Get("filter") != "ALL" {
 		t.Errorf("asked %s %s", r.Method, r.URL)
 	}
 }
@@ -156,7 +156,7 @@ func TestFindTellsWhenItIsNotWhole(t *testing.T) {
 	} {
 		a := serve(t, reply(200, answer))
 		jobs, err := a.client.Find(t.Context(), "acme", "us-central1", "a")
-		failure(t, err, dataflow.KindTransient)
+		_ = failure(t, err, dataflow.KindTransient)
 		if jobs != nil {
 			t.Errorf("%s: %v", name, jobs)
 		}
@@ -178,14 +178,14 @@ func TestGet(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
 	}
-	if r, _ := a.last(t); r.Method != "GET" || r.URL.Path != "/v1b3/projects/acme/locations/us-central1/jobs/2026-11-22_06_00_00-1" {
+	if r, _ := a.last(t); r.Method != http.MethodGet || r.URL.Path != "/v1b3/projects/acme/locations/us-central1/jobs/2026-11-22_06_00_00-1" {
 		t.Errorf("asked %s %s", r.Method, r.URL)
 	}
 	if got.Observed() != (dataflow.Observed{JobID: got.ID, State: got.State, StateTime: got.StateTime}) {
 		t.Errorf("Observed() = %v", got.Observed())
 	}
 	_, err = a.client.Get(t.Context(), "acme", "us-central1", "another")
-	failure(t, err, dataflow.KindTransient)
+	_ = failure(t, err, dataflow.KindTransient)
 }
 
 // Job IDs and names come out of events: they are data, never a path.
@@ -225,7 +225,7 @@ func TestCancelAndDrain(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		r, body := a.last(t)
-		if r.Method != "PUT" || r.URL.Path != "/v1b3/projects/acme/locations/us-central1/jobs/id" || !sameJSON(t, body, tt.body) {
+		if r.Method != http.MethodPut || r.URL.Path != "/v1b3/projects/acme/locations/us-central1/jobs/id" || !sameJSON(t, body, tt.body) {
 			t.Errorf("%s sent %s %s %s", tt.name, r.Method, r.URL, body)
 		}
 		if r.URL.Query().Has("updateMask") {
@@ -262,7 +262,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
 	}
-	if r, _ := a.last(t); r.Method != "GET" || r.URL.Path != "/v1b3/projects/acme/locations/us-central1/jobs/id/metrics" {
+	if r, _ := a.last(t); r.Method != http.MethodGet || r.URL.Path != "/v1b3/projects/acme/locations/us-central1/jobs/id/metrics" {
 		t.Errorf("asked %s %s", r.Method, r.URL)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 	"regexp"
 	"strings"
@@ -47,7 +48,7 @@ func TestRequest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.Method != "POST" || r.Path != tt.path {
+			if r.Method != http.MethodPost || r.Path != tt.path {
 				t.Errorf("%s %s, want POST %s", r.Method, r.Path, tt.path)
 			}
 			if !sameJSON(t, string(r.Body), tt.body) {

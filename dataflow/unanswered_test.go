@@ -43,7 +43,7 @@ func TestNoUsableAnswer(t *testing.T) {
 				if write {
 					want = dataflow.KindUnanswered
 				}
-				failure(t, do(t.Context(), a.client), want)
+				_ = failure(t, do(t.Context(), a.client), want)
 				// Go's transport may repeat a read by itself, when a connection breaks; a write must go out once.
 				if n := a.requests(); n != 1 && write {
 					t.Errorf("%d requests went out", n)
@@ -90,7 +90,7 @@ func TestAnswersAreBounded(t *testing.T) {
 			if write {
 				want = dataflow.KindUnanswered
 			}
-			failure(t, do(t.Context(), a.client), want)
+			_ = failure(t, do(t.Context(), a.client), want)
 			if !<-cut {
 				t.Errorf("%d: all %d MiB were read", code, chunks)
 			}
@@ -136,13 +136,13 @@ func TestNeverLeft(t *testing.T) {
 	}
 	eachCall(t, func(t *testing.T, _ bool, do func(context.Context, *dataflow.Client) error) {
 		t.Run("nobody listens", func(t *testing.T) {
-			failure(t, do(t.Context(), dial(t, dataflow.Options{Endpoint: nobody})), dataflow.KindTransient)
+			_ = failure(t, do(t.Context(), dial(t, dataflow.Options{Endpoint: nobody})), dataflow.KindTransient)
 		})
 		t.Run("cancelled before", func(t *testing.T) {
 			a := serve(t, reply(200, "{}"))
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			failure(t, do(ctx, a.client), dataflow.KindTransient)
+			_ = failure(t, do(ctx, a.client), dataflow.KindTransient)
 			if a.requests() != 0 {
 				t.Error("a request went out")
 			}
@@ -151,14 +151,14 @@ func TestNeverLeft(t *testing.T) {
 			a := serve(t, reply(200, "{}"))
 			ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 			defer cancel()
-			failure(t, do(ctx, a.client), dataflow.KindTransient)
+			_ = failure(t, do(ctx, a.client), dataflow.KindTransient)
 			if a.requests() != 0 {
 				t.Error("a request went out")
 			}
 		})
 		t.Run("too late by the wall clock alone", func(t *testing.T) {
 			a := serve(t, reply(200, "{}"))
-			failure(t, do(suspended{t.Context()}, a.client), dataflow.KindTransient)
+			_ = failure(t, do(suspended{t.Context()}, a.client), dataflow.KindTransient)
 			if a.requests() != 0 {
 				t.Error("a request went out")
 			}
@@ -168,7 +168,7 @@ func TestNeverLeft(t *testing.T) {
 			tls.Config.ErrorLog = discard
 			tls.StartTLS()
 			defer tls.Close()
-			failure(t, do(t.Context(), dial(t, dataflow.Options{Endpoint: tls.URL})), dataflow.KindTransient)
+			_ = failure(t, do(t.Context(), dial(t, dataflow.Options{Endpoint: tls.URL})), dataflow.KindTransient)
 		})
 	})
 }
@@ -183,9 +183,9 @@ func (suspended) Deadline() (time.Time, bool) { return time.Now().Add(-time.Seco
 func TestUntracedTransport(t *testing.T) {
 	c := dial(t, dataflow.Options{Endpoint: "http://127.0.0.1:1", HTTPClient: &http.Client{Transport: broken{}}})
 	_, err := c.Launch(t.Context(), orders())
-	failure(t, err, dataflow.KindUnanswered)
+	_ = failure(t, err, dataflow.KindUnanswered)
 	_, err = c.Get(t.Context(), "acme", "us-central1", "id")
-	failure(t, err, dataflow.KindTransient)
+	_ = failure(t, err, dataflow.KindTransient)
 }
 
 type broken struct{}
@@ -196,8 +196,7 @@ func (broken) RoundTrip(*http.Request) (*http.Response, error) { return nil, err
 // transport notices before or after it wrote, a write counted as not done must not have arrived.
 func TestStaleConnection(t *testing.T) {
 	for range 50 {
-		var a *api
-		a = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		a := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			reply(200, `{"job": {"id": "id"}}`)(w, r)
 		})
 		if _, err := a.client.Launch(t.Context(), orders()); err != nil {

@@ -87,8 +87,6 @@ func Read(m *pubsubpb.PubsubMessage) (Received, error) {
 
 // Limits of a queue's calls.
 const (
-	// quiet is how long an empty answer is waited for: a subscription may have messages and yet give none at first.
-	quiet = 3 * time.Second
 	// lease is how long a letter is held from other readers before it has to be extended.
 	lease = 2 * time.Minute
 	// page is the most letters of one call, whose answer has 10 MB each at worst and is bounded by the service.
@@ -99,8 +97,12 @@ const (
 var subscriptionRE = regexp.MustCompile(`^projects/[^/]+/subscriptions/[^/]+$`)
 
 // Queue reads the subscription of a dead-letter topic. What it received is held from other readers until it is acknowledged,
-// released or extended no more. It is for one caller at a time.
+// released or extended no more. It is for one caller at a time. Use Open.
 type Queue struct {
+	// Quiet is how long a subscription that gives nothing is waited for: it may have messages and yet give none at first.
+	// Open sets it to 3 seconds.
+	Quiet time.Duration
+
 	client *pubsub.Client
 	name   string
 	held   map[string]string // ack IDs by message ID
@@ -115,7 +117,7 @@ func Open(ctx context.Context, subscription string, options ...option.ClientOpti
 	if err != nil {
 		return nil, fmt.Errorf("connect to Pub/Sub: %w", err)
 	}
-	return &Queue{client: c, name: subscription, held: map[string]string{}}, nil
+	return &Queue{Quiet: 3 * time.Second, client: c, name: subscription, held: map[string]string{}}, nil
 }
 
 // String is the subscription's name.
@@ -186,13 +188,15 @@ func (q *Queue) receive(ctx context.Context, limit int, enough func([]Received) 
 	return got, errors.Join(bad...)
 }
 
-func (q *Queue) pull(ctx context.Context, most int) ([]*pubsubpb.ReceivedMessage, error) {
-	ctx, cancel := context.WithTimeout(ctx, quiet)
+func (q *Queue) pull(caller context.Context, most int) ([]*pubsubpb.ReceivedMessage, error) {
+	ctx, cancel := context.WithTimeout(caller, q.Quiet)
 	defer cancel()
-	answer, err := q.client.SubscriptionAdminClient.Pull(ctx, &pubsubpb.PullRequest{Subscription: q.name, MaxMessages: int32(min(most, page))}) //nolint:gosec // at most page
+	answer, err := q.client.SubscriptionAdminClient.Pull(ctx, &pubsubpb.PullRequest{Subscription: q.name, MaxMessages: int32(min(most, page))})
 	switch {
 	case err == nil:
 		return answer.GetReceivedMessages(), nil
+	case caller.Err() != nil:
+		return nil, fmt.Errorf("pull dead letters of %s: %w", q.name, caller.Err())
 	case errors.Is(ctx.Err(), context.DeadlineExceeded), status.Code(err) == codes.DeadlineExceeded:
 		return nil, nil // it has none
 	case status.Code(err) == codes.NotFound:

@@ -3,6 +3,7 @@ package functions
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -87,7 +88,7 @@ func TestPublisher(t *testing.T) {
 	const topic = "projects/other-project/topics/dead"
 	p := &publisher{topic: topic}
 	t.Cleanup(p.stop)
-	ctx, cancel := context.WithTimeout(context.Background(), eventTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), eventTimeout)
 	defer cancel()
 	message := &pubsub.Message{Data: []byte("x"), Attributes: map[string]string{deadletters.AttrReason: "r"}}
 	if err := p.publish(ctx, message); err == nil {
@@ -102,5 +103,29 @@ func TestPublisher(t *testing.T) {
 	got := server.Messages()
 	if len(got) != 1 || string(got[0].Data) != "x" || got[0].Attributes[deadletters.AttrReason] != "r" {
 		t.Errorf("published %+v", got)
+	}
+}
+
+// A redelivery says which event it was. Were it read as another, it could run a pipeline twice.
+func TestARedeliveryUnderAnotherIdentityIsRefused(t *testing.T) {
+	for name, tt := range map[string]struct {
+		says   string
+		status int
+	}{
+		"the same event":   {url.PathEscape("finalized:landing/orders/ü b.csv#1"), http.StatusOK},
+		"another event":    {url.PathEscape("finalized:landing/orders/ü b.csv#2"), http.StatusConflict},
+		"nothing about it": {"", http.StatusOK},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t, ordersFile)
+			r := finalized("orders/ü b.csv", 1)
+			if tt.says != "" {
+				r.Header.Set(deadletters.HeaderIdentity, tt.says)
+			}
+			w, a := b.post(t, NameStorageTrigger, r)
+			if w.Code != tt.status || len(a.Decisions) != 1 || len(b.letters) != 0 || (len(b.temporal.started) == 1) != (tt.status == http.StatusOK) {
+				t.Errorf("answered %d %s, %d started", w.Code, w.Body, len(b.temporal.started))
+			}
+		})
 	}
 }

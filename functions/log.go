@@ -24,7 +24,7 @@ func newRequest(entryPoint string, r *http.Request, now time.Time) request {
 	if trace, span, ok := traceparent(r.Header.Get("Traceparent")); ok {
 		q.trace, q.span = trace, span
 	} else {
-		q.trace, q.span = cloudTrace(r.Header.Get("X-Cloud-Trace-Context"))
+		q.trace = cloudTrace(r.Header.Get("X-Cloud-Trace-Context"))
 	}
 	return q
 }
@@ -38,15 +38,15 @@ func traceparent(h string) (trace, span string, ok bool) {
 	return parts[1], parts[2], true
 }
 
-// cloudTrace reads TRACE/SPAN;o=OPTIONS, whose span is a decimal number that logging does not take for a span ID.
+// cloudTrace reads the trace of TRACE/SPAN;o=OPTIONS. The span is a decimal number, which logging does not take for a span ID.
 // https://cloud.google.com/trace/docs/trace-context#legacy-http-header
-func cloudTrace(h string) (trace, span string) {
-	trace, _, _ = strings.Cut(h, "/")
+func cloudTrace(h string) string {
+	trace, _, _ := strings.Cut(h, "/")
 	trace, _, _ = strings.Cut(trace, ";")
 	if !isHex(trace, 32) {
-		return "", ""
+		return ""
 	}
-	return trace, ""
+	return trace
 }
 
 func isHex(s string, n int) bool {

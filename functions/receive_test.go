@@ -32,7 +32,7 @@ func TestHalfABodyIsNotWaitedForForGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = answer.Body.Close() }()
-	if body, _ := io.ReadAll(answer.Body); answer.StatusCode != 503 || !strings.Contains(string(body), string(Undecided)) {
+	if body, _ := io.ReadAll(answer.Body); answer.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), string(Undecided)) {
 		t.Errorf("answered %d %s", answer.StatusCode, body)
 	}
 }

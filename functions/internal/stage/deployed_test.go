@@ -61,7 +61,7 @@ func serve(t *testing.T, binary string, env ...string) *served {
 		client: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 		stderr: new(bytes.Buffer),
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	cmd := exec.CommandContext(ctx, binary)
 	cmd.Stderr = s.stderr
 	cmd.Dir = t.TempDir()

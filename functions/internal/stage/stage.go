@@ -3,6 +3,7 @@ package main
 import (
 	"archive/zip"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -233,7 +234,7 @@ func sorted(contents map[string][]byte) []string {
 
 // goCommand runs the go command for the function's platform, apart from any workspace.
 func goCommand(dir string, stdout io.Writer, args ...string) error {
-	cmd := exec.Command("go", args...)
+	cmd := exec.CommandContext(context.Background(), "go", args...)
 	var stderr bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, stdout, &stderr
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=mod", "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0")
