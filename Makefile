@@ -10,6 +10,7 @@ MODULES := . dev dev/temporal examples/pipelines
 
 PIPELINES ?= examples/weather/pipelines
 FUZZTIME ?= 30s
+SCHEDULES ?= 10000
 
 .DEFAULT_GOAL := help
 
@@ -62,6 +63,10 @@ test-unit: ## Test every package of every module, without the local stack
 .PHONY: test-e2e
 test-e2e: ## Test the whole on the local stack: a real Temporal server, real Beam pipelines
 	cd dev && go test -timeout 30m ./stack/... ./e2e/...
+
+.PHONY: simulate
+simulate: ## Run random SCHEDULES (10000) of the workflows, or the one of a SEED with its trace
+	go test ./worker -count=1 -v -timeout 20m -run '^TestSchedules$$' $(if $(SEED),-seed $(SEED),-schedules $(SCHEDULES))
 
 .PHONY: lint
 lint: ## Lint every module, and the workflows for what would not replay

@@ -206,7 +206,7 @@ func (s *simulation) arrange() {
 				s.terminated = s.elapsed()
 				for _, step := range s.steps {
 					// Nobody will start its workflow again: its job is the sweep's business.
-					step.deserted = step.open == ""
+					step.deserted = step.open == "" || step.asked != 0
 				}
 				s.env.SignalWorkflow(signalKill, nil)
 				s.after(s.world, stopWithin, s.expectStops)

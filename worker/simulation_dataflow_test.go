@@ -351,7 +351,7 @@ func (d *simulatedDataflow) Find(ctx context.Context, _, _, name string) ([]data
 }
 
 func (d *simulatedDataflow) Get(ctx context.Context, _, _, id string) (dataflow.Job, error) {
-	s, _, err := d.call(ctx, "get")
+	s, t, err := d.call(ctx, "get")
 	if err != nil {
 		return dataflow.Job{}, err
 	}
@@ -363,7 +363,18 @@ func (d *simulatedDataflow) Get(ctx context.Context, _, _, id string) (dataflow.
 		s.meet(sightNotYet)
 		return dataflow.Job{}, refusal(dataflow.KindNotFound, "no such job yet")
 	}
-	return s.view(j), nil
+	v := s.view(j)
+	if !j.foreign && v.State == dataflow.StateRunning && v.Type == dataflow.TypeBatch && t.step.chance(s.plan.weather.crossing) {
+		// The job ends while the answer is on its way, and its events overtake the answer
+		// and each other.
+		s.meet(sightCrossing)
+		s.change(j, one(t.step.random, dataflow.StateDone, dataflow.StateFailed))
+		for _, seen := range []dataflow.Job{j.Job, v} {
+			s.deliver(j.step, j.Name, runs.JobStatus{JobID: j.ID, State: string(seen.State), StateTime: seen.StateTime})
+		}
+		t.pause(d.latency(t))
+	}
+	return v, nil
 }
 
 // stop is what cancel and drain have in common.

@@ -46,6 +46,7 @@ const (
 	sightEventLost   = "event lost"
 	sightEventTwice  = "event twice"
 	sightEventLate   = "event late"
+	sightCrossing    = "events that overtake an answer"
 	sightNoListener  = "event for a closed workflow"
 	sightWrongType   = "job of the wrong type"
 	sightHangs       = "job that hangs"
@@ -57,7 +58,7 @@ var everySight = []string{
 	sightCancelled, sightTerminated, sightKilled, sightNoWorker, sightUnstarted, sightHandedOver, sightLost, sightDropped, sightLate,
 	sightConflict, sightExisting, sightQuota, sightQuotaJob, sightInvalid, sightTransient, sightHidden, sightNotYet, sightNotReady,
 	sightOverAlready, sightStopLost, sightForced, sightDrained, sightUpdated, sightForeignJob, sightForeignID, sightEventLost,
-	sightEventTwice, sightEventLate, sightNoListener, sightWrongType, sightHangs, sightQuick, sightRunning,
+	sightEventTwice, sightEventLate, sightCrossing, sightNoListener, sightWrongType, sightHangs, sightQuick, sightRunning,
 }
 
 // plan is what a seed decides before the run begins.
@@ -71,16 +72,16 @@ type plan struct {
 
 // weather holds the chances of what goes wrong.
 type weather struct {
-	lost, dropped, late, transient, quota, invalid, kill, noWorker float64
-	slow                                                           float64 // calls that take up to half a minute
-	existing                                                       bool    // a launch of a taken name is answered with the job, not with 409
-	lag                                                            time.Duration
-	deepLag                                                        bool // the list lags far behind the horizon, as it may for queued jobs
-	eventLost, eventTwice, eventLate, foreignID, foreignJob        float64
-	terminated, handedOver                                         float64
-	cancelThen                                                     float64 // the run is cancelled while such a workflow is down
-	quick, fails, hangs, quotaJob, outsider, updated, wrongType    float64
-	deafCancel                                                     float64 // jobs that only a forced cancel ends
+	lost, dropped, late, transient, quota, invalid, kill, noWorker    float64
+	slow                                                              float64 // calls that take up to half a minute
+	existing                                                          bool    // a launch of a taken name is answered with the job, not with 409
+	lag                                                               time.Duration
+	deepLag                                                           bool // the list lags far behind the horizon, as it may for queued jobs
+	eventLost, eventTwice, eventLate, crossing, foreignID, foreignJob float64
+	terminated, handedOver                                            float64
+	cancelThen                                                        float64 // the run is cancelled while such a workflow is down
+	quick, fails, hangs, quotaJob, outsider, updated, wrongType       float64
+	deafCancel                                                        float64 // jobs that only a forced cancel ends
 }
 
 func drawPlan(a *actor) plan {
@@ -131,7 +132,7 @@ func drawWeather(a *actor) weather {
 		transient: one(r, 0, 0.05, 0.3), quota: one(r, 0, 0, 0.3), invalid: one(r, 0, 0, 0, 0.1),
 		kill: one(r, 0, 0.05, 0.3), noWorker: one(r, 0, 0.05), slow: one(r, 0, 0.1),
 		existing: a.chance(0.5), lag: one(r, time.Second, 15*time.Second, 85*time.Second),
-		eventLost: one(r, 0, 0.3, 0.7), eventTwice: one(r, 0, 0.3), eventLate: one(r, 0, 0.3, 0.6),
+		eventLost: one(r, 0, 0.3, 0.7), eventTwice: one(r, 0, 0.3), eventLate: one(r, 0, 0.3, 0.6), crossing: one(r, 0, 0.3),
 		foreignID: one(r, 0, 0.3), foreignJob: one(r, 0, 0, 0, 0.1),
 		terminated: one(r, 0, 0.1, 0.4), handedOver: one(r, 0, 0.1, 0.4), cancelThen: one(r, 0, 0, 0.5),
 		quick: one(r, 0, 0.2, 0.7), fails: one(r, 0.1, 0.5), hangs: one(r, 0, 0.1), quotaJob: one(r, 0, 0.1),
@@ -166,7 +167,7 @@ type simulatedStep struct {
 	told     time.Duration // when the open workflow was told that its job is over; zero: it was not
 	asked    time.Duration // when the open workflow was asked to hand over
 	refused  bool          // a launch was refused for good
-	deserted bool          // the run was terminated while the step had no workflow
+	deserted bool          // the run was terminated while the step had no workflow, or one that was to hand over
 	launches int
 }
 

@@ -36,7 +36,7 @@ import (
 // and its code then runs as a coroutine of the clock. That is why a seed replays:
 //
 //	go test ./worker -run TestSchedules -seed 1234     one schedule, with its trace
-//	go test ./worker -run TestSchedules -schedules 10000
+//	make simulate                                      10,000 of them
 var (
 	schedules = flag.Int("schedules", 500, "how many schedules TestSchedules runs, from seed 1")
 	replays   = flag.Int("replays", 50, "how many schedules TestASeedReplays runs twice")
