@@ -118,7 +118,7 @@ func (s *simulation) checkStep(step *simulatedStep, r runs.StepResult) {
 	stopped := s.cancelled != 0 || slices.ContainsFunc(s.result.Steps, func(o runs.StepResult) bool {
 		return o.Name != r.Name && o.Outcome != runs.OutcomeSucceeded && o.Outcome != runs.OutcomeSkipped
 	})
-	wrong := false
+	var wrong bool
 	switch r.Outcome {
 	case runs.OutcomeSucceeded:
 		wrong = !ok || last.Outcome != runs.OutcomeSucceeded

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"iter"
 	"log/slog"
 	"math/rand/v2"
@@ -58,7 +57,7 @@ func newActor(seed uint64, name string, slot int) *actor {
 	_, _ = h.Write([]byte(name))
 	return &actor{
 		name: name, slot: time.Duration(slot) * instant,
-		random: rand.New(rand.NewPCG(seed, h.Sum64())), //nolint:gosec // must replay
+		random: rand.New(rand.NewPCG(seed, h.Sum64())),
 		taken:  map[time.Duration]bool{},
 	}
 }
@@ -123,7 +122,7 @@ func (s *simulation) run() {
 		}
 	}()
 	var suite testsuite.WorkflowTestSuite
-	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelError + 1}))))
+	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
 	s.env = suite.NewTestWorkflowEnvironment()
 	s.env.SetTestTimeout(20 * time.Second)
 	s.begun = time.Date(2026, 11, 22, 6, 0, 0, 0, time.UTC)

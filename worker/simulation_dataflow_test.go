@@ -464,7 +464,7 @@ func (c *simulatedTemporal) DescribeWorkflowExecution(ctx context.Context, _, _ 
 	s, t := (*simulation)(c), taskOf(ctx)
 	t.pause(t.step.between(0, time.Second))
 	if t.step.chance(s.plan.weather.transient) {
-		return nil, errors.New("Temporal is unavailable") //nolint:staticcheck // a name
+		return nil, errors.New("Temporal is unavailable")
 	}
 	status := enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
 	if s.terminated != 0 {
