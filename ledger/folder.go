@@ -182,11 +182,14 @@ func (f *folder) readDir(name string) ([]fs.DirEntry, error) {
 }
 
 func (f *folder) list(ctx context.Context, prefix string, page func([]listed) bool) error {
-	dirs, err := f.readDir(prefix)
+	entries, err := f.readDir(prefix)
 	if err != nil {
 		return &Error{Op: "list", Object: f.url(prefix), Err: err}
 	}
-	for some := range slices.Chunk(dirs, 1000) {
+	if objects := objectsIn(prefix, entries); len(objects) > 0 && !page(objects) {
+		return nil
+	}
+	for some := range slices.Chunk(entries, 1000) {
 		var objects []listed
 		for _, dir := range some {
 			if err := ctx.Err(); err != nil {
@@ -199,29 +202,36 @@ func (f *folder) list(ctx context.Context, prefix string, page func([]listed) bo
 			if err != nil {
 				return &Error{Op: "list", Object: f.url(prefix + dir.Name()), Err: err}
 			}
-			written := map[string]time.Time{}
-			for _, file := range files {
-				object, generation := parseGenerationFile(file.Name())
-				if generation == 0 {
-					continue
-				}
-				info, err := file.Info()
-				if err != nil {
-					continue // deleted since
-				}
-				if t := info.ModTime(); t.After(written[object]) {
-					written[object] = t
-				}
-			}
-			for object, t := range written {
-				objects = append(objects, listed{name: prefix + dir.Name() + "/" + object, written: t})
-			}
+			objects = append(objects, objectsIn(prefix+dir.Name()+"/", files)...)
 		}
 		if !page(objects) {
 			return nil
 		}
 	}
 	return nil
+}
+
+// objectsIn are the objects whose generations are among a directory's entries.
+func objectsIn(dir string, entries []os.DirEntry) []listed {
+	written := map[string]time.Time{}
+	for _, file := range entries {
+		object, generation := parseGenerationFile(file.Name())
+		if generation == 0 || file.IsDir() {
+			continue
+		}
+		info, err := file.Info()
+		if err != nil {
+			continue // deleted since
+		}
+		if t := info.ModTime(); t.After(written[object]) {
+			written[object] = t
+		}
+	}
+	objects := make([]listed, 0, len(written))
+	for object, t := range written {
+		objects = append(objects, listed{name: dir + object, written: t})
+	}
+	return objects
 }
 
 // generationFile is the file of an object's generation: claim.json's third is claim.3.json.

@@ -292,6 +292,59 @@ func (l *Ledger) record(ctx context.Context, deployment, pipeline, key, chain st
 	return r, generation, nil
 }
 
+// Last is, of the final records that the runs of a key left, the one of the run that
+// ended last, whether or not they claimed the key. The key is given by its KeyHash.
+// errors.Is(err, ErrNotFound): there is none.
+func (l *Ledger) Last(ctx context.Context, deployment, pipeline, keyHash string) (Record, error) {
+	fail := func(err error) (Record, error) {
+		return Record{}, fmt.Errorf("look for final records of the key with the hash %s of pipeline %q: %w", clip(keyHash), clip(pipeline), err)
+	}
+	err := checkPipeline(deployment, pipeline)
+	if !keyHashRE.MatchString(keyHash) {
+		err = errors.Join(err, errors.New("it is no SHA-256"))
+	}
+	if err != nil {
+		return fail(invalid(err))
+	}
+	var names []string
+	prefix := pipelinePrefix(deployment, pipeline) + keyHash + "/"
+	err = l.store.list(ctx, prefix, func(objects []listed) bool {
+		for _, o := range objects {
+			if strings.HasPrefix(o.name, prefix+"record-") {
+				names = append(names, o.name)
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return fail(err)
+	}
+	var last Record
+	for _, name := range names {
+		data, _, err := l.store.read(ctx, name)
+		if errors.Is(err, ErrNotFound) {
+			continue // deleted since
+		}
+		if err != nil {
+			return fail(err)
+		}
+		r, err := decodeRecord(data)
+		if err == nil && r.object() != name {
+			err = errors.New("it is about a run that does not lie here")
+		}
+		if err != nil {
+			return fail(l.damaged(name, err))
+		}
+		if last.Chain == "" || r.Ended.After(last.Ended) {
+			last = r
+		}
+	}
+	if last.Chain == "" {
+		return fail(ErrNotFound)
+	}
+	return last, nil
+}
+
 // read reads a claim and the record of its chain. belongs says whether the claim
 // belongs where it lies.
 func (l *Ledger) read(ctx context.Context, name string, belongs func(Claim) error) (Entry, error) {

@@ -398,6 +398,31 @@ func TestListIsOfOnePipelineAndTime(t *testing.T) {
 	}
 }
 
+func TestTheLastRecordOfAKeyIsFoundWithoutAClaim(t *testing.T) {
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			l := open(t, p.make(t))
+			if _, err := l.Last(t.Context(), "prod", "orders", KeyHash("a.csv")); !errors.Is(err, ErrNotFound) {
+				t.Errorf("before there is any: %v", err)
+			}
+			for i, chain := range []string{"first", "third", "second"} {
+				finish(t, l, record(claim("a.csv", chain, day0), runs.OutcomeFailed, day0.Add([]time.Duration{1, 3, 2}[i]*time.Hour)))
+			}
+			finish(t, l, record(claim("b.csv", "other", day0), runs.OutcomeSucceeded, day0.Add(9*time.Hour)))
+			must(l.Claim(t.Context(), claim("c.csv", "open", day0)))(t)
+			if r := must(l.Last(t.Context(), "prod", "orders", KeyHash("a.csv")))(t); r.Chain != "third" || r.Key != "a.csv" {
+				t.Errorf("got %+v", r)
+			}
+			if _, err := l.Last(t.Context(), "prod", "orders", KeyHash("c.csv")); !errors.Is(err, ErrNotFound) {
+				t.Errorf("of a run that is open: %v", err)
+			}
+			if _, err := l.Last(t.Context(), "prod", "orders", "../a.csv"); !errors.Is(err, ErrInvalid) {
+				t.Errorf("of what is no hash: %v", err)
+			}
+		})
+	}
+}
+
 func TestKeysAreData(t *testing.T) {
 	keys := []string{
 		"a.csv", "A.csv", "../../../etc/passwd", "/etc/passwd", "claim.json", ".", "..", "a/b", "a//b", `a\b`, "a b", " ", "a\x00b", "a\r\nb", "?alt=media", "#1", "%2e%2e", "*",

@@ -324,6 +324,7 @@ const (
 
 var (
 	pipelineRE = regexp.MustCompile(`^[a-z](?:[-a-z0-9]{0,62}[a-z0-9])?$`)
+	keyHashRE  = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	chainRE    = regexp.MustCompile(`^[0-9a-z](?:[-0-9a-z]{0,62}[0-9a-z])?$`)
 )
 
@@ -334,8 +335,14 @@ func pipelinePrefix(deployment, pipeline string) string {
 // claimObject is the claim's name below the ledger's place. Only the key may hold
 // anything, so only the key is hashed.
 func claimObject(deployment, pipeline, key string) string {
+	return pipelinePrefix(deployment, pipeline) + KeyHash(key) + "/" + claimName
+}
+
+// KeyHash is the SHA-256 of a key in lower-case hex. Run IDs that do not hold the key
+// itself hold this.
+func KeyHash(key string) string {
 	sum := sha256.Sum256([]byte(key))
-	return pipelinePrefix(deployment, pipeline) + hex.EncodeToString(sum[:]) + "/" + claimName
+	return hex.EncodeToString(sum[:])
 }
 
 // recordObject names a record after its chain, so that what a run of long ago
