@@ -397,6 +397,9 @@ func (t *task) pause(d time.Duration) {
 
 func (s *simulation) schedule(f any, name string, info activity.Info, args []reflect.Value) {
 	step := s.byID[info.WorkflowExecution.ID]
+	if step == nil { // an activity of the run's own
+		step = &simulatedStep{sim: s, actor: s.world, openRun: info.WorkflowExecution.RunID}
+	}
 	t := &task{
 		Context: context.Background(), sim: s, step: step, name: name, activity: f, args: args,
 		info: info, scheduled: s.elapsed(),
