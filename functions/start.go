@@ -154,6 +154,7 @@ func (r *receiver) request(e *events.Event, plan *pipeline.Plan) (workflow strin
 		Location:   r.settings.location,
 		Steps:      plan.Steps,
 		Vars:       plan.Vars,
+		Dedupe:     plan.Dedupe,
 		Event:      retained(e),
 	})
 	return workflow, options, input, err

@@ -212,7 +212,7 @@ func (f *folder) list(ctx context.Context, prefix string, page func([]listed) bo
 }
 
 // objectsIn are the objects whose generations are among a directory's entries.
-func objectsIn(dir string, entries []os.DirEntry) []listed {
+func objectsIn(dir string, entries []fs.DirEntry) []listed {
 	written := map[string]time.Time{}
 	for _, file := range entries {
 		object, generation := parseGenerationFile(file.Name())

@@ -357,9 +357,12 @@ func (r *reader) readScalar(f *field, v *value, where string) bool {
 		}
 		v.truth = n.Value == "true"
 	case duration:
+		if slices.Contains(f.enum, n.Value) {
+			return true
+		}
 		d, err := parseDuration(n.Value)
 		if err != nil {
-			r.fail(n, "write a duration such as 90s, 45m, 2h, 1h30m or 3d", "%s takes a duration, not %s", where, describe(n))
+			r.fail(n, "write "+strings.Join(append(slices.Clone(f.enum), "a duration such as 90s, 45m, 2h, 1h30m or 3d"), ", or "), "%s takes a duration, not %s", where, describe(n))
 			return false
 		}
 		if int64(d) < f.min || f.max > 0 && int64(d) > f.max {

@@ -59,7 +59,7 @@ func (t *Trigger) holds(k events.Kind, vars map[string]any) (bool, error) {
 
 func (m Match) plan(t *Trigger, vars map[string]any) (Plan, error) {
 	p, k := m.Pipeline, m.Event.Kind
-	plan := Plan{Pipeline: p.Name, Purpose: p.Purpose, Owner: p.Owner, Version: p.Version, Identity: m.Event.Identity()}
+	plan := Plan{Pipeline: p.Name, Purpose: p.Purpose, Owner: p.Owner, Version: p.Version, Dedupe: p.Dedupe, Identity: m.Event.Identity()}
 	if t.identity != nil {
 		id, err := t.messageIdentity(m.Event, vars)
 		if err != nil {

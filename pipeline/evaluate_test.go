@@ -303,3 +303,17 @@ func TestEventsWithoutData(t *testing.T) {
 	const src = "name: a\npurpose: a\nowner: a\non: [{event: {type: com.acme.done}, when: event.data == null}]\nworkflow: {type: a, taskQueue: b}\n"
 	mustPlan(t, src, generic("com.acme.done", "//erp", ""))
 }
+
+func TestDedupeTravelsInThePlan(t *testing.T) {
+	for written, want := range map[string]string{
+		"":                          "null",
+		"dedupe: {keep: forever}":   "{}",
+		"dedupe: {keep: 90d}":       `{"keep":7776000000000000}`,
+		"dedupe:\n  keep: \"1h\"\n": `{"keep":3600000000000}`,
+	} {
+		plan := mustPlan(t, orders+written, stored("acme-landing", "orders/eu/2026/a.csv"))
+		if got, err := json.Marshal(plan.Dedupe); err != nil || string(got) != want {
+			t.Errorf("%q is %s (%v), want %s", written, got, err, want)
+		}
+	}
+}

@@ -19,6 +19,7 @@ const (
 	maxKeyLen      = 4 << 10
 	maxLabelLen    = 63
 	maxTimeout     = 28 * 24 * time.Hour // Dataflow forgets a job after 30 days
+	maxKeep        = 3650 * 24 * time.Hour
 )
 
 // kind is the type of a field's value.
@@ -62,9 +63,9 @@ type field struct {
 	expr     expressions
 	why      string // why ${ } may not stand here
 	rule     *rule
-	enum     []string
-	min, max int64 // of a whole number, or nanoseconds of a duration; max 0 means none
-	maxItems int   // of a list or mapping
+	enum     []string // what a text must be one of; words that a duration may be instead, meaning zero
+	min, max int64    // of a whole number, or nanoseconds of a duration; max 0 means none
+	maxItems int      // of a list or mapping
 	minItems int
 	fields   []*field // of an object
 	oneOf    []string // exactly one of these fields of an object
@@ -108,6 +109,11 @@ var fileFields = &field{kind: object, oneOf: []string{"steps", "workflow", "sign
 	{name: "key", kind: text, expr: templated, def: "the event's identity", example: "${event.bucket}/${event.name}",
 		doc: "What the pipeline runs once for: two events with one key give one run. By default every event has its own run, and each redelivery of it is a duplicate. " +
 			"Sees `event` and `object`."},
+	{name: "dedupe", kind: object, def: "the key runs once for as long as Temporal remembers its run, which is its namespace's retention",
+		doc: "Keeps the key single for longer, in the [ledger](ledger.md). For `steps` alone, and only where the worker has a ledger.", fields: []*field{
+			{name: "keep", kind: duration, required: true, min: int64(time.Hour), max: int64(maxKeep), enum: []string{"forever"}, example: "forever",
+				doc: "How long after a run has claimed the key no other may have it. Less than the namespace's retention has no effect."},
+		}},
 	{name: "steps", kind: list, minItems: 1, maxItems: maxSteps, item: stepFields,
 		doc: "The Dataflow jobs to run. Steps run side by side unless `needs` puts them in order."},
 	{name: "workflow", kind: object, fields: workflowFields,

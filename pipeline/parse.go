@@ -77,6 +77,14 @@ func (r *reader) parse(src []byte) *Pipeline {
 			p.Signal.Start = workflow(start)
 		}
 	}
+	if d := top.get("dedupe"); d.node != nil {
+		p.Dedupe = &Dedupe{Keep: d.get("keep").span}
+		for _, other := range []string{"workflow", "signal"} {
+			if top.present[other] {
+				r.fail(d.key, "remove it: what "+other+" starts knows nothing of the ledger", "dedupe is for pipelines with steps, and this one has %s", other)
+			}
+		}
+	}
 	r.checkKey(p)
 	return p
 }

@@ -19,7 +19,9 @@ type Pipeline struct {
 	Owner   string // who to ask: an address or a team
 	On      []Trigger
 	// Key is what the pipeline runs once for. The zero Value means the event's identity.
-	Key      Value
+	Key Value
+	// Dedupe keeps the key single in the ledger; nil means that Temporal's retention is enough.
+	Dedupe   *Dedupe
 	Steps    []Step // in the order of the file
 	Workflow *Workflow
 	Signal   *Signal
@@ -36,6 +38,12 @@ type Version struct {
 	ChangedAt time.Time `json:"changedAt,omitzero"`
 	// ChangedBy is who changed it, empty where the place that the file lies in does not record it.
 	ChangedBy string `json:"changedBy,omitempty"`
+}
+
+// Dedupe says how long a key that has run may not run again.
+type Dedupe struct {
+	// Keep counts from when a run claims the key, in nanoseconds; zero means forever.
+	Keep time.Duration `json:"keep,omitempty"`
 }
 
 // Position is a place in a pipelines file. Line and Col count from 1, Col in characters.

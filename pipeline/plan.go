@@ -17,6 +17,7 @@ type Plan struct {
 	// has Key == Identity.
 	Identity string           `json:"identity"`
 	Version  Version          `json:"version"`
+	Dedupe   *Dedupe          `json:"dedupe,omitempty"` // nil: the key is not claimed in the ledger
 	Steps    []PlannedStep    `json:"steps,omitempty"`
 	Workflow *PlannedWorkflow `json:"workflow,omitempty"`
 	Signal   *PlannedSignal   `json:"signal,omitempty"`

@@ -99,7 +99,11 @@ func schemaOf(f *field) members {
 		add("type", "boolean")
 	case duration:
 		add("type", "string")
-		add("pattern", `^([0-9]+d)?([0-9.]+(ns|us|µs|ms|s|m|h))*$`)
+		pattern := `([0-9]+d)?([0-9.]+(ns|us|µs|ms|s|m|h))*`
+		if len(f.enum) > 0 {
+			pattern = "(" + strings.Join(f.enum, "|") + "|" + pattern + ")"
+		}
+		add("pattern", "^"+pattern+"$")
 	case list:
 		add("type", "array")
 		if f.minItems > 0 {
@@ -225,7 +229,7 @@ func writeFields(b *bytes.Buffer, fields []*field, prefix string) {
 		case f.def != "":
 			doc += " Default: " + f.def + "."
 		}
-		if len(f.enum) > 0 {
+		if len(f.enum) > 0 && f.kind == text {
 			doc += " One of `" + strings.Join(f.enum, "`, `") + "`."
 		}
 		if f.example != "" {
@@ -248,7 +252,11 @@ func typeName(f *field) string {
 	case truth:
 		return "`true` or `false`"
 	case duration:
-		return fmt.Sprintf("duration, %s to %s", formatDuration(time.Duration(f.min)), formatDuration(time.Duration(f.max)))
+		words := ""
+		for _, w := range f.enum {
+			words += "`" + w + "` or "
+		}
+		return fmt.Sprintf("%sduration, %s to %s", words, formatDuration(time.Duration(f.min)), formatDuration(time.Duration(f.max)))
 	case list:
 		return "list"
 	case object:

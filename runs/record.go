@@ -62,6 +62,8 @@ type RunInput struct {
 	// Earlier holds what an earlier execution for the same key left, by step: it
 	// is empty for the first. Finished steps are not run again, attempts go on.
 	Earlier map[string]StepResult `json:"earlier,omitempty"`
+	// Dedupe has the run claim its key in the ledger before its first launch; nil: it does not.
+	Dedupe *pipeline.Dedupe `json:"dedupe,omitempty"`
 	// Retries is the chain of executions (Temporal's first run ID) that a person's
 	// retry runs again, and whose claim of the key this one takes over. Empty for
 	// the run of an event.
@@ -79,6 +81,10 @@ const (
 	OutcomeFailed    Outcome = "failed"
 	OutcomeTimedOut  Outcome = "timed-out" // its timeout ended it
 	OutcomeCancelled Outcome = "cancelled"
+	// Another run has or had the key, as the ledger knows: nothing was launched. The
+	// one was started by the same event, the other by another.
+	OutcomeDuplicate Outcome = "duplicate"
+	OutcomeKeyTaken  Outcome = "key-taken"
 	OutcomeSkipped   Outcome = "skipped" // never began, because another step failed or the run was cancelled
 )
 
@@ -93,6 +99,24 @@ type RunResult struct {
 	Error   string           `json:"error,omitempty"` // the first failure, in words
 	Config  pipeline.Version `json:"config"`
 	Steps   []StepResult     `json:"steps"` // in the order of the pipelines file
+	// Taken names the run that has the key, where this one ended for it.
+	Taken *Taken `json:"taken,omitempty"`
+	// Note says what a reader should know besides.
+	Note string `json:"note,omitempty"`
+}
+
+// Taken is the run that has a key which another asked for.
+type Taken struct {
+	RunID    string `json:"runId"`
+	Chain    string `json:"chain"`    // Temporal's first run ID
+	Identity string `json:"identity"` // the event's that started it
+	// Outcome is how it ended; empty: nobody knows, or it has not.
+	Outcome Outcome `json:"outcome,omitempty"`
+	// ByAnotherEvent says that it was not started by the event that started this run.
+	ByAnotherEvent bool `json:"byAnotherEvent,omitempty"`
+	// OfferRetry says that it did not succeed, or may not have.
+	OfferRetry bool   `json:"offerRetry,omitempty"`
+	Reason     string `json:"reason"` // in words
 }
 
 // StepResult is what became of a step.

@@ -23,6 +23,8 @@ const (
 	activityStop   = "StopJob"
 	activityReport = "ReportJob"
 	activityEnd    = "EndJobWorkflow"
+	activityClaim  = "ClaimKey"
+	activityFinish = "FinishRecord"
 )
 
 // launchMargin is what must be left of an activity's time for a launch to be
@@ -53,6 +55,8 @@ type Activities struct {
 	Temporal Temporal
 	// NamespaceID is the UUID of the Temporal namespace; it is asked until it answers.
 	NamespaceID func(ctx context.Context) (string, error)
+	// Ledger holds claims and final records; nil: there is none.
+	Ledger Ledger
 }
 
 // launchRequest is the input of launch.

@@ -31,6 +31,12 @@ type bundle struct {
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
+	return setupWith(t, func(*worker.Workflows, *worker.Activities) {})
+}
+
+// setupWith lets change the worker before it is registered.
+func setupWith(t *testing.T, change func(*worker.Workflows, *worker.Activities)) *bundle {
+	t.Helper()
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestWorkflowEnvironment()
 	env.SetTestTimeout(30 * time.Second)
@@ -44,10 +50,12 @@ func setup(t *testing.T) *bundle {
 		temporal:                &executions{},
 		begun:                   env.Now(),
 	}
-	worker.Register(env, w, &worker.Activities{
+	activities := &worker.Activities{
 		Dataflow: b.dataflow, Temporal: b.temporal,
 		NamespaceID: func(context.Context) (string, error) { return namespace, nil },
-	})
+	}
+	change(w, activities)
+	worker.Register(env, w, activities)
 	return b
 }
 

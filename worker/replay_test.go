@@ -92,11 +92,13 @@ func TestSavedHistoriesReplay(t *testing.T) {
 	workers := map[string]struct {
 		timing     worker.Timing
 		attributes bool
+		ledger     bool
 	}{
-		"by a worker like the one that made it": {worker.Timing{Horizon: 4 * time.Second, Call: 10 * time.Second}, true},
-		"by a worker with the default waits":    {worker.Timing{}, true},
-		"by a worker in haste":                  {worker.Timing{Horizon: 1, Safety: 1, CancelGrace: 1, DrainGrace: 1, HandOver: 1}, true},
-		"by a worker without search attributes": {worker.Timing{}, false},
+		"by a worker like the one that made it": {worker.Timing{Horizon: 4 * time.Second, Call: 10 * time.Second}, true, false},
+		"by a worker with the default waits":    {worker.Timing{}, true, false},
+		"by a worker in haste":                  {worker.Timing{Horizon: 1, Safety: 1, CancelGrace: 1, DrainGrace: 1, HandOver: 1}, true, false},
+		"by a worker without search attributes": {worker.Timing{}, false, false},
+		"by a worker with a ledger":             {worker.Timing{}, true, true},
 	}
 	for _, h := range savedHistories(t) {
 		for name, c := range workers {
@@ -106,6 +108,7 @@ func TestSavedHistoriesReplay(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				w.Ledger = c.ledger
 				if err := replay(t, h, func(r sdkworker.Registry) { worker.Register(r, w, nil) }); err != nil {
 					t.Error(err)
 				}

@@ -45,7 +45,7 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 	}
 	var at surroundings
 	if err := workflow.SideEffect(open, func(workflow.Context) any {
-		return surroundings{Attributes: w.attributes(), Timing: w.timing}
+		return surroundings{Attributes: w.attributes(), Timing: w.timing, Ledger: w.Ledger}
 	}).Get(&at); err != nil {
 		return runs.RunResult{}, fmt.Errorf("read a side effect: %w", err)
 	}
@@ -58,6 +58,7 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 		r.stopAll(runs.StopCancelled)
 	})
 	workflow.Go(open, r.listen)
+	r.claim(at.Ledger)
 	for _, s := range r.steps {
 		workflow.Go(open, func(c workflow.Context) { r.execute(c, s) })
 	}
@@ -66,9 +67,12 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 	}
 
 	result := r.result()
+	if at.Ledger && r.taken == nil {
+		r.finish(&result)
+	}
 	r.describe(runs.AttrOutcome.ValueSet(string(result.Outcome)))
 	switch result.Outcome {
-	case runs.OutcomeSucceeded:
+	case runs.OutcomeSucceeded, runs.OutcomeDuplicate, runs.OutcomeKeyTaken:
 		return result, nil
 	case runs.OutcomeCancelled:
 		return result, temporal.NewCanceledError(result)
@@ -81,6 +85,7 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 type surroundings struct {
 	Attributes bool        `json:"attributes"`
 	Timing     runs.Timing `json:"timing"`
+	Ledger     bool        `json:"ledger,omitempty"`
 }
 
 // run is the state of one execution of Run.
@@ -94,8 +99,9 @@ type run struct {
 	fresh      bool
 	attributes bool
 	timing     runs.Timing
-	stop       string // why steps are being stopped, empty while they are not
-	failure    string // the first step's failure in words
+	stop       string      // why steps are being stopped, empty while they are not
+	failure    string      // the first step's failure in words
+	taken      *runs.Taken // the run that has the key, where this one must not go on
 }
 
 // step is the state of a step.
@@ -422,6 +428,11 @@ func (r *run) result() runs.RunResult {
 	switch {
 	case !r.done():
 		res.Outcome = runs.OutcomeRunning
+	case r.taken != nil:
+		res.Outcome, res.Taken = runs.OutcomeDuplicate, r.taken
+		if r.taken.ByAnotherEvent {
+			res.Outcome = runs.OutcomeKeyTaken
+		}
 	case res.Outcome == runs.OutcomeFailed && r.stop == runs.StopCancelled:
 		res.Outcome, res.Error = runs.OutcomeCancelled, "the run was cancelled"
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/penstock/penstock/connect"
 	"github.com/penstock/penstock/dataflow"
+	"github.com/penstock/penstock/ledger"
 	"github.com/penstock/penstock/runs"
 )
 
@@ -36,6 +37,9 @@ type Settings struct {
 	// HealthAddress is where GET /healthz is answered, as ":8080". Empty: nowhere.
 	HealthAddress string
 	Timing        Timing
+	// Ledger is where the ledger lies, as ledger.Open takes it. Empty: there is none,
+	// and a run of a pipeline with `dedupe` fails.
+	Ledger string
 	// Version is the Worker Deployment Version that this build is; nil: unversioned.
 	Version *Version
 }
@@ -67,6 +71,15 @@ func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("make the Dataflow client: %w", err)
 	}
+	activities := &Activities{Dataflow: jobs}
+	if s.Ledger != "" {
+		l, err := ledger.Open(ctx, s.Ledger)
+		if err != nil {
+			return fmt.Errorf("PENSTOCK_LEDGER: %w", err)
+		}
+		defer l.Close()
+		activities.Ledger = l
+	}
 	health := &health{}
 	if s.HealthAddress != "" {
 		stop, err := health.listen(s.HealthAddress, log)
@@ -89,8 +102,10 @@ func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	workflows.Ledger = activities.Ledger != nil
+	activities.Temporal, activities.NamespaceID = temporal, namespaceID(temporal, options.Namespace)
 	w := sdkworker.New(temporal, runs.TaskQueue(s.Deployment), workerOptions(s))
-	Register(w, workflows, &Activities{Dataflow: jobs, Temporal: temporal, NamespaceID: namespaceID(temporal, options.Namespace)})
+	Register(w, workflows, activities)
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("start the worker: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 //
 //	PENSTOCK_DEPLOYMENT              the deployment's ID; needed
 //	DATAFLOW_ENDPOINT                base URL of the Dataflow API; default Google's
+//	PENSTOCK_LEDGER                  where the ledger lies: gs://BUCKET/PREFIX or a folder;
+//	                                 default none
 //	PENSTOCK_HEALTH_ADDRESS          default ":8080" (":" and PORT where that is set)
 //	TEMPORAL_DEPLOYMENT_NAME,
 //	TEMPORAL_WORKER_BUILD_ID         the Worker Deployment Version; both or none
@@ -23,6 +25,7 @@ func SettingsFromEnv(getenv func(string) string) (Settings, error) {
 	s := Settings{
 		Deployment:       getenv("PENSTOCK_DEPLOYMENT"),
 		DataflowEndpoint: getenv("DATAFLOW_ENDPOINT"),
+		Ledger:           getenv("PENSTOCK_LEDGER"),
 		HealthAddress:    getenv("PENSTOCK_HEALTH_ADDRESS"),
 	}
 	if s.HealthAddress == "" {

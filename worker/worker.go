@@ -22,10 +22,13 @@ type Timing = runs.Timing
 
 // Workflows are the workflow definitions. Use New.
 type Workflows struct {
-	// Both are read in a side effect alone, so that what they said is in history: a
+	// These are read in a side effect alone, so that what they said is in history: a
 	// worker that is configured otherwise must still be able to replay it.
 	timing     Timing
 	attributes func() bool // whether the namespace has our search attributes
+
+	// Ledger says that the activities have a ledger. It is read as those are.
+	Ledger bool
 }
 
 // New makes the workflow definitions. attributes says whether the namespace has the
@@ -57,6 +60,8 @@ func Register(r sdkworker.Registry, w *Workflows, a *Activities) {
 		activityStop:   a.stop,
 		activityReport: a.report,
 		activityEnd:    a.end,
+		activityClaim:  a.claim,
+		activityFinish: a.finish,
 	} {
 		r.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: name})
 	}
