@@ -1,0 +1,168 @@
+package worker
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/penstock/penstock/dataflow"
+	"github.com/penstock/penstock/runs"
+)
+
+// apply takes in what a look at the job gave.
+func (j *job) apply(r checkReply) {
+	if r.Forgotten {
+		// Dataflow keeps jobs for 30 days; what it does not know so long after the last
+		// news will not come back. Before that it is the look that is wrong.
+		if news := later(j.state.StateTime, j.state.Begun); workflow.Now(j.ctx).Sub(news) > forgotten {
+			j.state.State = string(dataflow.StateFailed)
+			j.message = "Dataflow no longer knows the job"
+		}
+		return
+	}
+	j.see(runs.JobStatus{JobID: r.Job.ID, State: r.Job.State, StateTime: r.Job.StateTime, Type: r.Job.Type, ReplacedBy: r.Job.ReplacedBy})
+}
+
+// become takes a job as this attempt's.
+func (j *job) become(v jobView) {
+	j.state.JobID = v.ID
+	j.state.State, j.state.StateTime, j.state.Type, j.state.ReplacedBy = "", time.Time{}, "", ""
+	j.see(runs.JobStatus{JobID: v.ID, State: v.State, StateTime: v.StateTime, Type: v.Type, ReplacedBy: v.ReplacedBy})
+	early := j.early
+	j.early = nil
+	for _, s := range early {
+		j.see(s)
+	}
+	if stop := j.state.Stop; stop != nil && stop.Reason == runs.StopTimeout && j.ranInTime() {
+		j.state.Stop = nil // the timeout passed while the job was not known
+	}
+}
+
+// ranInTime says whether the streaming job came to run before its step's timeout.
+func (j *job) ranInTime() bool {
+	if !j.in.Job.Streaming {
+		return false
+	}
+	switch dataflow.State(j.state.State) {
+	case dataflow.StateUpdated:
+		return true
+	case dataflow.StateRunning:
+		return j.replaced || !j.state.StateTime.After(j.due())
+	}
+	return false
+}
+
+// see takes in a state of a job. What is older than what is known changes nothing.
+func (j *job) see(s runs.JobStatus) {
+	if s.JobID != j.state.JobID {
+		return
+	}
+	if s.Type != "" && s.Type != string(dataflow.TypeUnknown) {
+		j.state.Type = s.Type
+	}
+	known := dataflow.Observed{JobID: j.state.JobID, State: dataflow.State(j.state.State), StateTime: j.state.StateTime}
+	if j.state.State == "" || dataflow.Newer(known, dataflow.Observed{JobID: s.JobID, State: dataflow.State(s.State), StateTime: s.StateTime}) {
+		j.state.State, j.state.StateTime = s.State, s.StateTime
+		if terminal(s.State) {
+			j.ended = later(s.StateTime, j.state.Begun)
+		}
+	}
+	if s.ReplacedBy != "" && j.state.State == string(dataflow.StateUpdated) {
+		// A streaming update: the successor goes on under our name and is ours,
+		// whatever labels it was given.
+		j.note = fmt.Sprintf("job %s was updated and replaced by %s", j.state.JobID, s.ReplacedBy)
+		j.replaced, j.lookWait = true, 0
+		j.become(jobView{ID: s.ReplacedBy})
+		j.nextSafety = workflow.Now(j.ctx) // its state is not known: look
+	}
+}
+
+// wait blocks until a signal, the workflow's cancellation, or the time until.
+func (j *job) wait(until time.Time) {
+	// A timer is an action to pay for: one that is set and not too late will do, and
+	// waking early only means looking at the clock.
+	if j.timer == nil || j.timerAt.After(until) {
+		if j.dropTimer != nil {
+			j.dropTimer()
+		}
+		ctx, cancel := workflow.WithCancel(j.ctx)
+		j.timer, j.timerAt, j.dropTimer = workflow.NewTimer(ctx, max(until.Sub(workflow.Now(j.ctx)), time.Millisecond)), until, cancel
+	}
+	s := workflow.NewSelector(j.ctx)
+	s.AddFuture(j.timer, func(workflow.Future) { j.timer, j.dropTimer = nil, nil })
+	s.AddReceive(j.status, func(c workflow.ReceiveChannel, _ bool) { j.receiveStatus(c) })
+	s.AddReceive(j.stop, func(c workflow.ReceiveChannel, _ bool) { j.receiveStop(c) })
+	s.AddReceive(j.handOver, func(c workflow.ReceiveChannel, _ bool) { j.receiveHandOver(c) })
+	if !j.wasCancel {
+		s.AddReceive(j.parent.Done(), func(workflow.ReceiveChannel, bool) { j.receiveCancel() })
+	}
+	s.Select(j.ctx)
+}
+
+// drain takes in every signal that has come, without blocking.
+func (j *job) drain() {
+	for j.receiveStatus(j.status) {
+	}
+	for j.receiveStop(j.stop) {
+	}
+	for j.receiveHandOver(j.handOver) {
+	}
+	if !j.wasCancel && j.ctxCancelled() {
+		j.receiveCancel()
+	}
+}
+
+func (j *job) receiveStatus(c workflow.ReceiveChannel) bool {
+	var s runs.JobStatus
+	if !c.ReceiveAsync(&s) {
+		return false
+	}
+	if j.state.JobID != "" {
+		j.see(s)
+		return true
+	}
+	// Ours is not known yet: the next look asks whether this is it. Of many such
+	// signals (nothing that is ours sends them) the first few will do.
+	if len(j.early) < mostHints {
+		j.early = append(j.early, s)
+	}
+	if s.JobID != "" && len(j.hints) < mostHints && !slices.Contains(j.hints, s.JobID) {
+		j.hints = append(j.hints, s.JobID)
+	}
+	return true
+}
+
+func (j *job) receiveStop(c workflow.ReceiveChannel) bool {
+	var s runs.Stop
+	if !c.ReceiveAsync(&s) {
+		return false
+	}
+	j.setStop(s.Reason)
+	return true
+}
+
+func (j *job) receiveHandOver(c workflow.ReceiveChannel) bool {
+	if !c.ReceiveAsync(nil) {
+		return false
+	}
+	j.handingOver = true
+	return true
+}
+
+func (j *job) receiveCancel() {
+	j.wasCancel = true
+	j.setStop(runs.StopCancelled)
+}
+
+// ctxCancelled says whether the workflow's own cancellation was asked for.
+func (j *job) ctxCancelled() bool { return j.parent.Err() != nil }
+
+// setStop makes the workflow end its job. The first reason stays.
+func (j *job) setStop(reason string) {
+	if j.state.Stop == nil {
+		j.state.Stop = &runs.Stop{Reason: reason}
+		j.nextStop = time.Time{}
+	}
+}
