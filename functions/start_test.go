@@ -48,6 +48,9 @@ func TestStartOfARun(t *testing.T) {
 		in.Project != "penstock-dev" || in.Location != "us-central1" || in.Config.Hash == "" {
 		t.Errorf("input %+v", in)
 	}
+	if in.Event == nil || in.Event.Identity() != identity {
+		t.Error("the run does not keep the event of an object's change, which a retry by a changed pipelines file needs")
+	}
 	if len(in.Steps) != 1 || in.Steps[0].Job.Parameters["input"] != "gs://landing/orders/a.csv" {
 		t.Errorf("steps %+v", in.Steps)
 	}

@@ -149,7 +149,8 @@ func (s *Service) again(ctx context.Context, p *past, q RetryRequest) (Retried, 
 // past is what the executions of a run so far have left.
 type past struct {
 	run   Run
-	chain string // Temporal's first run ID
+	chain string // Temporal's first run ID of the chain that may hold the key's claim
+	taken *runs.Taken
 	input runs.RunInput
 	// earlier has every step that ever was of the run, with all its attempts.
 	earlier map[string]runs.StepResult
@@ -183,7 +184,10 @@ func (s *Service) past(ctx context.Context, id string) (*past, error) {
 		return nil, err
 	}
 	p.chain = info.GetFirstRunId()
-	if p.chain == "" {
+	switch {
+	case p.taken != nil:
+		p.chain = p.taken.Chain // the key is another chain's, to whose place the retry comes
+	case p.chain == "":
 		p.chain = r.Execution
 	}
 	if !r.Outcome.Over() {
@@ -210,7 +214,7 @@ func (h *history) past(r Run) (*past, error) {
 	if !ok {
 		result, _ = h.reconstruct()
 	}
-	p := &past{run: r, input: in, earlier: map[string]runs.StepResult{}, doubtful: map[string]bool{}}
+	p := &past{run: r, input: in, taken: result.Taken, earlier: map[string]runs.StepResult{}, doubtful: map[string]bool{}}
 	maps.Copy(p.earlier, in.Earlier) // also of steps that are no more: their numbers are used up
 	for _, step := range result.Steps {
 		step.Attempts = slices.Clone(step.Attempts)
@@ -332,7 +336,10 @@ func (p *past) settle(name string) {
 // next is the input of the next execution, and what it does with each step.
 func (p *past) next(q RetryRequest) (runs.RunInput, []RetriedStep, error) {
 	in := p.input
-	if p.run.Outcome == runs.OutcomeSucceeded && q.From == "" {
+	switch {
+	case p.taken != nil && !p.taken.OfferRetry:
+		return in, nil, fmt.Errorf("it launched nothing, because run %s has its key, and there is no doubt of that one: %s", p.taken.RunID, p.taken.Reason)
+	case p.taken == nil && p.run.Outcome == runs.OutcomeSucceeded && q.From == "":
 		return in, nil, errors.New("it succeeded, so there is nothing to run again; --from STEP begins again at a step that is finished")
 	}
 	if !q.SameConfig {
@@ -417,7 +424,7 @@ func (q *RetryRequest) render(in *runs.RunInput) error {
 		case len(plan.Steps) == 0:
 			return fmt.Errorf("its current pipelines file has no steps any more; %s", instead)
 		}
-		in.Steps, in.Vars, in.Config, in.Purpose, in.Owner = plan.Steps, plan.Vars, plan.Version, plan.Purpose, plan.Owner
+		in.Steps, in.Vars, in.Config, in.Purpose, in.Owner, in.Dedupe = plan.Steps, plan.Vars, plan.Version, plan.Purpose, plan.Owner, plan.Dedupe
 		if in.Event == nil && event.Kind == events.KindStorage {
 			in.Event = event
 		}

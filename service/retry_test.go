@@ -205,6 +205,12 @@ func TestRetry(t *testing.T) {
 		"from a finished step, what needs it runs too": {func(b *retryBench) {
 			b.failed(step("clean", runs.OutcomeSucceeded, done(2)), step("load", runs.OutcomeFailed, failedJob(1)))
 		}, "clean", "clean runs 3, load runs 2"},
+		"from a step that succeeded, what needs it runs again though it succeeded": {func(b *retryBench) {
+			b.failed(step("clean", runs.OutcomeSucceeded, done(1)), step("load", runs.OutcomeSucceeded, done(1)))
+		}, "clean", "clean runs 2, load runs 2"},
+		"from the last step, what it needs is kept": {func(b *retryBench) {
+			b.failed(step("clean", runs.OutcomeSucceeded, done(1)), step("load", runs.OutcomeSucceeded, done(1)))
+		}, "load", "clean kept 1, load runs 2"},
 		"an attempt that never had a job keeps its number": {func(b *retryBench) {
 			b.failed(step("clean", runs.OutcomeFailed, refused), step("load", runs.OutcomeSkipped))
 		}, "", "clean continues 1, load runs 1"},
@@ -268,9 +274,13 @@ func TestRetry(t *testing.T) {
 
 func TestRetryIsTheSameRun(t *testing.T) {
 	b := newRetryBench(t)
+	b.input.Earlier = map[string]runs.StepResult{"scrub": {Name: "scrub", Attempts: []runs.JobResult{failedJob(5)}}}
 	b.failed(runs.StepResult{Name: "clean", Outcome: runs.OutcomeFailed, Attempts: []runs.JobResult{failedJob(1)}})
 	if _, err := b.Retry(t.Context(), retriedRun, RetryRequest{SameConfig: true}); err != nil {
 		t.Fatal(err)
+	}
+	if last, _ := b.keeper.input.Earlier["scrub"].Last(); last.Attempt != 5 {
+		t.Error("a step that its file has no more may come back, and its attempts are forgotten")
 	}
 	o, in := b.started, b.keeper.input
 	if o.ID != retriedRun || o.TaskQueue != "penstock-prod" || b.kind != runs.TypeRun || !o.WorkflowExecutionErrorWhenAlreadyStarted ||
@@ -287,6 +297,31 @@ func TestRetryIsTheSameRun(t *testing.T) {
 	var open *OpenError
 	if _, err := b.Retry(t.Context(), retriedRun, RetryRequest{SameConfig: true}); !errors.As(err, &open) {
 		t.Errorf("a second retry: %v, want that the run is open", err)
+	}
+}
+
+// A run that found its key claimed launched nothing. Where what became of the holder is in doubt, a person may have it run,
+// in the holder's place.
+func TestRetryOfARunThatFoundItsKeyTaken(t *testing.T) {
+	for name, offered := range map[string]bool{"the holder's outcome is not known": true, "the holder succeeded": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newRetryBench(t)
+			result := runs.RunResult{Version: 1, Outcome: runs.OutcomeDuplicate, Steps: []runs.StepResult{{Name: "clean", Outcome: runs.OutcomeSkipped}, {Name: "load", Outcome: runs.OutcomeSkipped}},
+				Taken: &runs.Taken{RunID: retriedRun, Chain: "holder", OfferRetry: offered, Reason: "it has it"}}
+			b.workflows[retriedRun] = &kept{status: enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED, kind: runs.TypeRun, events: []*historypb.HistoryEvent{
+				b.begun(runs.TypeRun, b.input),
+				{EventType: enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, Attributes: &historypb.HistoryEvent_WorkflowExecutionCompletedEventAttributes{
+					WorkflowExecutionCompletedEventAttributes: &historypb.WorkflowExecutionCompletedEventAttributes{Result: b.payloads(result)},
+				}},
+			}}
+			r, err := b.Retry(t.Context(), retriedRun, RetryRequest{SameConfig: true})
+			if (err == nil) != offered || (b.started != nil) != offered {
+				t.Fatalf("retried: %+v (%v)", r, err)
+			}
+			if offered && b.keeper.input.Retries != "holder" {
+				t.Errorf("it takes over the claim of %q, want the holder's", b.keeper.input.Retries)
+			}
+		})
 	}
 }
 

@@ -38,9 +38,10 @@ RUN is as for describe.`,
 	flags.StringVar(&folder, "pipelines", "", "folder of pipelines files (default $PENSTOCK_PIPELINES, else pipelines)")
 	flags.StringVar(&file, "event", "", "file with the event that started the run, or - for standard input")
 	flags.StringVar(&topic, "topic", "", "topic of a Pub/Sub push envelope in --event, as projects/P/topics/T")
-	cmd.MarkFlagsMutuallyExclusive("same-config", "event")
-	cmd.MarkFlagsMutuallyExclusive("same-config", "pipelines")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if q.SameConfig && (file != "" || folder != "") {
+			return usage("--same-config runs the run as it was: it takes neither --pipelines nor --event")
+		}
 		if !q.SameConfig {
 			set, problems := loadPipelines([]string{cmp.Or(folder, a.pipelinesFolder())})
 			if problems.HasErrors() {
