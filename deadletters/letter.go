@@ -29,8 +29,6 @@ const (
 	AttrForm       = "penstock-form"  // formHTTP, or absent
 )
 
-const ownPrefix = "penstock-"
-
 // formHTTP marks a dead letter whose data is the text of the whole HTTP request, headers and body, because a header does not
 // fit into an attribute.
 const formHTTP = "http"
