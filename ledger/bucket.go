@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -44,7 +43,7 @@ type bucket struct {
 	prefix string // empty, or with a slash at its end
 }
 
-func openBucket(ctx context.Context, place string) (*bucket, error) {
+func openBucket(ctx context.Context, place string, getenv func(string) string) (*bucket, error) {
 	name, prefix, _ := strings.Cut(strings.TrimPrefix(place, "gs://"), "/")
 	if prefix = strings.TrimSuffix(prefix, "/"); prefix != "" {
 		prefix += "/"
@@ -61,7 +60,7 @@ func openBucket(ctx context.Context, place string) (*bucket, error) {
 		Transport:     bounded{network()},
 	}
 	options := []option.ClientOption{option.WithHTTPClient(client)}
-	if host := os.Getenv("STORAGE_EMULATOR_HOST"); host != "" {
+	if host := getenv("STORAGE_EMULATOR_HOST"); host != "" {
 		base, err := emulator(host)
 		if err != nil {
 			return nil, err

@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -83,13 +84,19 @@ type Claimed struct {
 // or honours STORAGE_EMULATOR_HOST ("host:port" or a URL), to which it sends none;
 // it calls no API. Close it.
 func Open(ctx context.Context, place string) (*Ledger, error) {
+	return OpenFrom(ctx, place, os.Getenv)
+}
+
+// OpenFrom is Open for a program whose variables are not all in its environment:
+// getenv is asked for STORAGE_EMULATOR_HOST.
+func OpenFrom(ctx context.Context, place string, getenv func(string) string) (*Ledger, error) {
 	var s store
 	var err error
 	switch scheme, _, ok := strings.Cut(place, "://"); {
 	case place == "":
 		err = errors.New("no place is given; give a bucket as gs://BUCKET/PREFIX, or a local folder")
 	case ok && scheme == "gs":
-		s, err = openBucket(ctx, place)
+		s, err = openBucket(ctx, place, getenv)
 	case ok && scheme != "file":
 		err = fmt.Errorf("the scheme %q is unknown; give a bucket as gs://BUCKET/PREFIX, or a local folder", scheme)
 	default:

@@ -19,6 +19,7 @@ import (
 const (
 	SourceResult  = "result"  // the account that the run left when it ended
 	SourceWorker  = "worker"  // a worker was asked
+	SourceLedger  = "ledger"  // Temporal has forgotten the run; this is its final record
 	SourceHistory = "history" // the run's events alone: no worker answered, or the run was ended from outside
 )
 
@@ -33,6 +34,9 @@ type Description struct {
 	// Cancels are the requests to cancel it.
 	Cancels []CancelRequest `json:"cancels,omitempty"`
 	Source  string          `json:"source"`
+	// Taken names the run that has the key, where this one ended as its duplicate; First is what the ledger knows of it.
+	Taken *runs.Taken  `json:"taken,omitempty"`
+	First *Description `json:"first,omitempty"`
 	// Link is its page in Temporal's web UI; empty where the UI's address is not known.
 	Link string `json:"link,omitempty"`
 	// Notes are what a reader should know besides.
@@ -57,9 +61,13 @@ type Attempt struct {
 }
 
 // Describe says what is known of the run that ref means; see Find for what it can be. Of a closed run it reads the history
-// alone: its worker's build may be gone, and a query would wake an instance.
+// alone: its worker's build may be gone, and a query would wake an instance. Of a run that Temporal has forgotten it reads the ledger,
+// where there is one.
 func (s *Service) Describe(ctx context.Context, ref string) (Description, error) {
 	id, err := s.Find(ctx, ref)
+	if errors.Is(err, ErrNotFound) && s.ledger != nil {
+		return s.archived(ctx, ref)
+	}
 	if err != nil {
 		return Description{}, err
 	}
@@ -115,6 +123,12 @@ func (s *Service) tell(ctx context.Context, d *Description, h *history) {
 	}
 	if result.Error != "" {
 		d.Error = result.Error
+	}
+	if result.Note != "" {
+		d.Notes = append(d.Notes, result.Note)
+	}
+	if result.Taken != nil {
+		s.first(ctx, d, result.Taken)
 	}
 	// Who did not answer for the run will not for its jobs: one wait is enough.
 	ask := h.closed || d.Source == SourceWorker

@@ -12,6 +12,7 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 
+	"github.com/penstock/penstock/ledger"
 	"github.com/penstock/penstock/runs"
 )
 
@@ -23,6 +24,7 @@ type Service struct {
 	ui         string
 	dataflow   string // base URL of an emulator
 	patience   time.Duration
+	ledger     *ledger.Ledger
 	converter  converter.DataConverter
 }
 
@@ -38,6 +40,8 @@ type Options struct {
 	// Patience is how long an open run's worker may take to say how far it is, before its history has to. Defaults to
 	// 3 seconds.
 	Patience time.Duration
+	// Ledger has the final records of runs that Temporal has forgotten; nil: there is none. The caller closes it.
+	Ledger *ledger.Ledger
 }
 
 // New makes the service of a deployment whose runs lie in c's namespace.
@@ -45,7 +49,7 @@ func New(c client.Client, o Options) (*Service, error) {
 	if err := runs.CheckDeployment(o.Deployment); err != nil {
 		return nil, err
 	}
-	s := &Service{temporal: c, namespace: o.Namespace, deployment: o.Deployment, ui: o.UI, dataflow: o.DataflowEndpoint, patience: o.Patience, converter: converter.GetDefaultDataConverter()}
+	s := &Service{temporal: c, namespace: o.Namespace, deployment: o.Deployment, ui: o.UI, dataflow: o.DataflowEndpoint, patience: o.Patience, ledger: o.Ledger, converter: converter.GetDefaultDataConverter()}
 	if s.patience == 0 {
 		s.patience = 3 * time.Second
 	}

@@ -37,8 +37,10 @@ type claimReply struct {
 	Taken *runs.Taken `json:"taken,omitempty"`
 	// After says that an earlier run held the key, so that job names may not be new.
 	After bool `json:"after,omitempty"`
-	// Last is the last attempt of each step that the newest record of the key has, by step.
-	Last map[string]runs.JobResult `json:"last,omitempty"`
+	// Earlier holds what the newest record of the key says of each step, with its last attempt alone.
+	Earlier map[string]runs.StepResult `json:"earlier,omitempty"`
+	// Retried says that the record is that of the chain which this run retries.
+	Retried bool `json:"retried,omitempty"`
 }
 
 // claim claims a run's key, or takes it over where the ledger's rules allow it.
@@ -64,12 +66,12 @@ func (a *Activities) claim(ctx context.Context, mine ledger.Claim) (claimReply, 
 	}
 	reply := claimReply{After: held.After != ""}
 	if d.Earlier != nil {
-		reply.Last = make(map[string]runs.JobResult, len(d.Earlier.Steps))
+		reply.Retried = d.Earlier.Chain == mine.Retries
+		reply.Earlier = make(map[string]runs.StepResult, len(d.Earlier.Steps))
 		for _, s := range d.Earlier.Steps {
 			if last, ok := s.Last(); ok {
-				// Numbers go on from it. The rest is in the ledger, and can be large.
-				last.Parameters, last.Metrics = nil, nil
-				reply.Last[s.Name] = last
+				s.Attempts = []runs.JobResult{last} // numbers go on from it
+				reply.Earlier[s.Name] = s
 			}
 		}
 	}
@@ -144,11 +146,23 @@ func (r *run) claim(keepsLedger bool) {
 	default:
 		r.fresh = r.fresh && !reply.After
 		for _, s := range r.steps {
-			last, ok := reply.Last[s.Name]
-			if known, begun := s.lastAttempt(); ok && (!begun || known.Attempt < last.Attempt) {
-				s.attempts = append(s.attempts, last)
-			}
+			r.goOn(s, reply)
 		}
+	}
+}
+
+// goOn has a step go on from what the ledger knows of it, and the run's input does not:
+// that has nothing where the run that is retried had only found the key taken.
+func (r *run) goOn(s *step, reply claimReply) {
+	last, ok := reply.Earlier[s.Name].Last()
+	known, begun := s.lastAttempt()
+	if !ok || begun && known.Attempt >= last.Attempt {
+		return
+	}
+	s.attempts = append(s.attempts, last)
+	again := r.in.Earlier[s.Name].Outcome == runs.OutcomePending // whoever retries asked for it
+	if reply.Retried && !begun && !again && reply.Earlier[s.Name].Outcome == runs.OutcomeSucceeded {
+		s.outcome = runs.OutcomeSucceeded
 	}
 }
 

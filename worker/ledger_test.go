@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -213,6 +214,36 @@ func TestAttemptsGoOnFromWhatTheLedgerKnows(t *testing.T) {
 			last, _ := r.Steps[0].Last()
 			if last.Attempt != c.attempt || len(k.dataflow.jobs) != 1 || k.dataflow.jobs[0].Name != runs.JobName("dev", "orders", "k", "only", c.attempt) {
 				t.Errorf("attempt %d, jobs %+v", last.Attempt, k.dataflow.jobs)
+			}
+		})
+	}
+}
+
+func TestARetryOfARunWhoseKeyWasTakenKeepsWhatTheOtherHasDone(t *testing.T) {
+	for name, c := range map[string]struct {
+		earlier map[string]runs.StepResult
+		jobs    []string
+	}{
+		"what is done": {nil, []string{runs.JobName("dev", "orders", "k", "last", 1)}},
+		"but what is to be done again": {map[string]runs.StepResult{"only": {Name: "only", Outcome: runs.OutcomePending}},
+			[]string{runs.JobName("dev", "orders", "k", "only", 3), runs.JobName("dev", "orders", "k", "last", 1)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := setupLedger(t)
+			k.everyJob(allDone)
+			k.before(t, time.Hour, runs.OutcomeSucceeded, nil)
+			in := deduped(0)
+			in.Steps = append(in.Steps, planned("last", "only"))
+			in.Retries, in.Earlier = "first", c.earlier
+			if r, err := k.run(t, in); err != nil || r.Outcome != runs.OutcomeSucceeded {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			var jobs []string
+			for _, j := range k.dataflow.jobs {
+				jobs = append(jobs, j.Name)
+			}
+			if !slices.Equal(jobs, c.jobs) {
+				t.Errorf("jobs %q, want %q", jobs, c.jobs)
 			}
 		})
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/penstock/penstock/connect"
+	"github.com/penstock/penstock/ledger"
 	"github.com/penstock/penstock/service"
 )
 
@@ -46,6 +47,25 @@ func who() string {
 
 // service connects to Temporal. The caller calls the returned function in the end.
 func (a *app) service(ctx context.Context, deploymentFlag string) (*service.Service, func(), error) {
+	return a.serviceWith(ctx, deploymentFlag, nil)
+}
+
+// ledger opens the ledger, where there is one that can be opened; else it is nil. The caller closes it.
+func (a *app) ledger(ctx context.Context) *ledger.Ledger {
+	place := a.env.get("PENSTOCK_LEDGER")
+	if place == "" {
+		return nil
+	}
+	l, err := ledger.OpenFrom(ctx, place, a.env.get)
+	if err != nil {
+		a.logger().Warn("PENSTOCK_LEDGER: runs that Temporal has forgotten are not known", "error", err)
+		return nil
+	}
+	return l
+}
+
+// serviceWith is service with a ledger, which may be nil.
+func (a *app) serviceWith(ctx context.Context, deploymentFlag string, archive *ledger.Ledger) (*service.Service, func(), error) {
 	deployment, err := a.deployment(deploymentFlag)
 	if err != nil {
 		return nil, nil, err
@@ -59,7 +79,7 @@ func (a *app) service(ctx context.Context, deploymentFlag string) (*service.Serv
 		return nil, nil, fmt.Errorf("%w (penstock doctor says what to do)", err)
 	}
 	s, err := service.New(c, service.Options{
-		Deployment: deployment, Namespace: options.Namespace,
+		Deployment: deployment, Namespace: options.Namespace, Ledger: archive,
 		UI: a.env.get("TEMPORAL_UI"), DataflowEndpoint: a.env.get("DATAFLOW_ENDPOINT"),
 	})
 	if err != nil {

@@ -19,12 +19,17 @@ func (a *app) describeCommand() *cobra.Command {
 		Long: `Show a run: its steps, its jobs with their links, what it waits for or why it failed.
 
 RUN is a run ID with or without the deployment before it, the beginning of one that no
-other run has, or PIPELINE/KEY.`,
+other run has, or PIPELINE/KEY. A run that Temporal has forgotten is read from the
+ledger that PENSTOCK_LEDGER names; its run ID is to be given in full, or PIPELINE/KEY.`,
 		Args: cobra.ExactArgs(1),
 	}
 	deployment := a.flagDeployment(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, done, err := a.service(cmd.Context(), *deployment)
+		archive := a.ledger(cmd.Context())
+		if archive != nil {
+			defer func() { _ = archive.Close() }() // only read from
+		}
+		s, done, err := a.serviceWith(cmd.Context(), *deployment, archive)
 		if err != nil {
 			return err
 		}
@@ -68,6 +73,9 @@ func (a *app) printDescription(d service.Description, now time.Time) {
 		}
 		a.field("", "config", config)
 	}
+	if d.Source == service.SourceLedger {
+		a.field("", "source", "the ledger: Temporal has forgotten it")
+	}
 	a.field("", "workflow", d.Workflow)
 	a.field("", "execution", d.Execution)
 	a.field("", "temporal", d.Link)
@@ -89,6 +97,10 @@ func (a *app) printDescription(d service.Description, now time.Time) {
 	}
 	for i := range d.Steps {
 		a.printStep(&d.Steps[i], now)
+	}
+	if d.First != nil {
+		a.out.printf("\n%s\n\n", a.out.paint(bold, "the run that has the key, as the ledger has it"))
+		a.printDescription(*d.First, now)
 	}
 }
 

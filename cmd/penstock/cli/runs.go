@@ -99,7 +99,7 @@ func outcomeColour(o runs.Outcome) string {
 		return green
 	case runs.OutcomeFailed, runs.OutcomeTimedOut, service.Terminated:
 		return red
-	case runs.OutcomeRunning, runs.OutcomeCancelled:
+	case runs.OutcomeRunning, runs.OutcomeCancelled, runs.OutcomeDuplicate, runs.OutcomeKeyTaken:
 		return yellow
 	}
 	return dim
