@@ -31,6 +31,7 @@ func (s *Stack) Env() []Variable {
 		{"PENSTOCK_LOCATION", s.o.Location},
 		{"PENSTOCK_DEAD_LETTER_TOPIC", s.DeadLetterTopic()},
 		{"PENSTOCK_DEAD_LETTER_SUBSCRIPTION", s.DeadLetterSubscription()},
+		{"PENSTOCK_LEDGER", "gs://" + ledgerBucket},
 	}
 }
 

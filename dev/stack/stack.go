@@ -261,7 +261,7 @@ func (s *Stack) startEmulators(context.Context) error {
 	if !o.Memory {
 		objects = filepath.Join(o.Dir, "storage")
 	}
-	if s.Storage, err = storageemulator.Start(storageemulator.Options{Dir: objects, OnChange: s.Events.PublishStorage, Log: s.logs.logger("storage")}); err != nil {
+	if s.Storage, err = storageemulator.Start(storageemulator.Options{Dir: objects, OnChange: s.onChange, Log: s.logs.logger("storage")}); err != nil {
 		return err
 	}
 	if s.PubSub, err = pubsubemulator.Start(pubsubemulator.Options{OnPublish: s.onPublish, Log: s.logs.logger("pubsub")}); err != nil {
@@ -275,6 +275,9 @@ func (s *Stack) startEmulators(context.Context) error {
 		return err
 	}
 	if err := s.PubSub.EnsureSubscription(s.DeadLetterSubscription(), s.DeadLetterTopic()); err != nil {
+		return err
+	}
+	if err := s.Storage.EnsureBucket(ledgerBucket); err != nil {
 		return err
 	}
 	if err := s.makeResources(o.Buckets, o.Topics); err != nil {
@@ -304,6 +307,16 @@ func (s *Stack) startEmulators(context.Context) error {
 		}
 	}
 	return s.startDataflow()
+}
+
+// ledgerBucket holds the ledger of claims and final records.
+const ledgerBucket = "penstock-ledger"
+
+// onChange keeps the ledger to itself: in a deployment no trigger is on its bucket.
+func (s *Stack) onChange(c storageemulator.Change) {
+	if c.Object.Bucket != ledgerBucket {
+		s.Events.PublishStorage(c)
+	}
 }
 
 // onPublish keeps dead letters from coming back as events.
