@@ -80,7 +80,8 @@ type Operation struct {
 	Method   string
 	Project  string
 	Location string
-	// JobName is the name that a launch asks for; JobID is the job that the call speaks of, or that a launch made. Either may be empty.
+	// JobName is the name that a launch or a list asks for, or that the job which the call speaks of has; JobID is that job, or the one that a launch made. Either
+	// may be empty.
 	JobName, JobID string
 }
 
@@ -90,6 +91,21 @@ type Hooks struct {
 	Before func(context.Context, Operation) error
 	// Committed runs after the operation took effect and before it is answered. An error is the call's answer; the effect stays.
 	Committed func(context.Context, Operation) error
+	// Behaviour changes, for this call, what the configuration says.
+	Behaviour func(Operation, *Behaviour)
+	// Program gives a new job's program, in place of its image's. It must be quick, and must not call the emulator.
+	Program func(Launch, Program) Program
+}
+
+// Behaviour is what of a Config may change from call to call; its fields mean the same there.
+type Behaviour struct {
+	ReturnExisting bool
+	// ConcurrentJobs is the quota itself: 0 lets no job begin.
+	ConcurrentJobs      int
+	RefuseFlexOverQuota bool
+	ListLag             time.Duration
+	HideQueued          bool
+	CancelNotReady      time.Duration
 }
 
 // ErrNoAnswer is the error by which a hook makes a face of the API cut the connection instead of answering.
@@ -180,6 +196,25 @@ func (e *Emulator) committed(ctx context.Context, op Operation) error {
 		return nil
 	}
 	return e.config.Hooks.Committed(ctx, op)
+}
+
+func (e *Emulator) behaviour(op Operation) Behaviour {
+	c := e.config
+	b := Behaviour{c.ReturnExisting, c.ConcurrentJobs, c.RefuseFlexOverQuota, c.ListLag, c.HideQueued, c.CancelNotReady}
+	if c.Hooks.Behaviour != nil {
+		c.Hooks.Behaviour(op, &b)
+	}
+	return b
+}
+
+// named adds the name of the job that an operation speaks of by its ID.
+func (e *Emulator) named(op Operation) Operation {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if j := e.jobs[op.JobID]; j != nil {
+		op.JobName = j.record.Name
+	}
+	return op
 }
 
 func (e *Emulator) location(asked string) string {

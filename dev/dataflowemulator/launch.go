@@ -236,7 +236,7 @@ func (e *Emulator) launch(ctx context.Context, op Operation, r request, validate
 	if validateOnly {
 		return nil, nil
 	}
-	answer, err := e.create(r)
+	answer, err := e.create(r, e.behaviour(op))
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +247,7 @@ func (e *Emulator) launch(ctx context.Context, op Operation, r request, validate
 	return answer, nil
 }
 
-func (e *Emulator) create(r request) (*pb.Job, error) {
+func (e *Emulator) create(r request, b Behaviour) (*pb.Job, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -265,17 +265,22 @@ func (e *Emulator) create(r request) (*pb.Job, error) {
 		if !old.streaming() {
 			return nil, invalid("The job %s could not be updated: only a streaming job can be.", r.name)
 		}
-	case old != nil && e.config.ReturnExisting:
+	case old != nil && b.ReturnExisting:
 		return view(old, pb.JobView_JOB_VIEW_SUMMARY), nil
 	case old != nil:
 		return nil, refuse(codes.AlreadyExists, fmt.Sprintf("The workflow could not be created. Causes: (%s): There is already an active job named %s. If you want to submit a second job, try again by setting a different name.", incident(), r.name))
 	}
-	over := !update && e.config.ConcurrentJobs > 0 && e.activeIn(r.project) >= e.config.ConcurrentJobs
-	if over && (!r.flex || e.config.RefuseFlexOverQuota) {
-		return nil, refuse(codes.ResourceExhausted, quotaText(r.project, e.config.ConcurrentJobs))
+	over := !update && b.ConcurrentJobs >= 0 && e.activeIn(r.project) >= b.ConcurrentJobs
+	if over && (!r.flex || b.RefuseFlexOverQuota) {
+		return nil, refuse(codes.ResourceExhausted, quotaText(r.project, b.ConcurrentJobs))
 	}
 
-	j := e.newJob(r, over)
+	j := e.newJob(r)
+	if over {
+		j.program = overQuota{j.program, b.ConcurrentJobs}
+	} else if e.config.Hooks.Program != nil {
+		j.program = e.config.Hooks.Program(j.launch, j.program)
+	}
 	now := j.record.CreateTime.AsTime()
 	line := ledgerLine{
 		Time: now, Kind: "launch", ID: j.record.Id, Job: r.name, Project: r.project, Location: r.location,
@@ -324,7 +329,7 @@ func (e *Emulator) activeIn(project string) int {
 	return n
 }
 
-func (e *Emulator) newJob(r request, over bool) *job {
+func (e *Emulator) newJob(r request) *job {
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	program, ok := e.config.Images[r.image]
 	if !ok {
@@ -349,10 +354,6 @@ func (e *Emulator) newJob(r request, over bool) *job {
 			options[k] = validText(s)
 		}
 	}
-	if over {
-		program = overQuota{program, e.config.ConcurrentJobs}
-	}
-
 	env := r.environment
 	env.Experiments = r.experiments
 	env.SdkPipelineOptions = structOf(map[string]any{"options": options})

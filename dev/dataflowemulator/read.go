@@ -33,18 +33,21 @@ func (e *Emulator) GetJob(ctx context.Context, in *pb.GetJobRequest) (*pb.Job, e
 // ListJobs lists a project's jobs of one location as summaries: without labels and environment, whatever the view asked for.
 func (e *Emulator) ListJobs(ctx context.Context, in *pb.ListJobsRequest) (*pb.ListJobsResponse, error) {
 	op := Operation{Method: "jobs.list", Project: in.ProjectId, Location: e.location(in.Location), JobName: in.GetName()}
-	return answer(ctx, e, op, func() (*pb.ListJobsResponse, error) { return e.list(in, op.Location) })
+	b := e.behaviour(op)
+	return answer(ctx, e, op, func() (*pb.ListJobsResponse, error) { return e.list(in, op.Location, b) })
 }
 
 // AggregatedListJobs lists a project's jobs of all locations.
 func (e *Emulator) AggregatedListJobs(ctx context.Context, in *pb.ListJobsRequest) (*pb.ListJobsResponse, error) {
 	op := Operation{Method: "jobs.aggregated", Project: in.ProjectId, JobName: in.GetName()}
-	return answer(ctx, e, op, func() (*pb.ListJobsResponse, error) { return e.list(in, "") })
+	b := e.behaviour(op)
+	return answer(ctx, e, op, func() (*pb.ListJobsResponse, error) { return e.list(in, "", b) })
 }
 
 // answer runs a reading operation between its hooks, under the lock.
 func answer[T any](ctx context.Context, e *Emulator, op Operation, read func() (T, error)) (T, error) {
 	var none T
+	op = e.named(op)
 	if err := e.before(ctx, op); err != nil {
 		return none, err
 	}
@@ -77,7 +80,7 @@ func (p position) compare(q position) int {
 	return cmp.Or(q.Time.Compare(p.Time), cmp.Compare(q.ID, p.ID))
 }
 
-func (e *Emulator) list(in *pb.ListJobsRequest, location string) (*pb.ListJobsResponse, error) {
+func (e *Emulator) list(in *pb.ListJobsRequest, location string, b Behaviour) (*pb.ListJobsResponse, error) {
 	size, err := pageSize(in.PageSize)
 	if err != nil {
 		return nil, err
@@ -103,8 +106,8 @@ func (e *Emulator) list(in *pb.ListJobsRequest, location string) (*pb.ListJobsRe
 			in.Name != nil && *in.Name != "" && j.record.Name != *in.Name,
 			in.Filter == pb.ListJobsRequest_ACTIVE && over,
 			in.Filter == pb.ListJobsRequest_TERMINATED && !over,
-			now.Sub(j.record.CreateTime.AsTime()) < e.config.ListLag,
-			e.config.HideQueued && j.record.CurrentState == pb.JobState_JOB_STATE_QUEUED:
+			now.Sub(j.record.CreateTime.AsTime()) < b.ListLag,
+			b.HideQueued && j.record.CurrentState == pb.JobState_JOB_STATE_QUEUED:
 			continue
 		}
 		p := position{Time: j.record.CreateTime.AsTime(), ID: j.record.Id}

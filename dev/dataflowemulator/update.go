@@ -15,22 +15,21 @@ const forceLabel = "force_cancel_job"
 // UpdateJob changes a job: its requestedState (a cancel or a drain), or with an update mask the parameters that can change while it runs. Labels replace the
 // job's own; an empty map changes nothing.
 func (e *Emulator) UpdateJob(ctx context.Context, in *pb.UpdateJobRequest) (*pb.Job, error) {
-	op := Operation{Method: "jobs.update", Project: in.ProjectId, Location: e.location(in.Location), JobID: in.JobId}
+	op := e.named(Operation{Method: "jobs.update", Project: in.ProjectId, Location: e.location(in.Location), JobID: in.JobId})
 	if err := e.before(ctx, op); err != nil {
 		return nil, err
 	}
-	out, err := e.update(in)
+	out, err := e.update(in, e.behaviour(op))
 	if err != nil {
 		return nil, err
 	}
-	op.JobName = out.Name
 	if err := e.committed(ctx, op); err != nil {
 		return nil, err
 	}
 	return out, nil
 }
 
-func (e *Emulator) update(in *pb.UpdateJobRequest) (*pb.Job, error) {
+func (e *Emulator) update(in *pb.UpdateJobRequest, b Behaviour) (*pb.Job, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	j, err := e.find(in.ProjectId, in.Location, in.JobId)
@@ -60,7 +59,7 @@ func (e *Emulator) update(in *pb.UpdateJobRequest) (*pb.Job, error) {
 	switch asked.GetRequestedState() {
 	case pb.JobState_JOB_STATE_UNKNOWN:
 	case pb.JobState_JOB_STATE_CANCELLED:
-		err = e.cancel(j, force)
+		err = e.cancel(j, force, b.CancelNotReady)
 	case pb.JobState_JOB_STATE_DRAINED, pb.JobState_JOB_STATE_DRAINING:
 		err = e.drain(j)
 	case pb.JobState_JOB_STATE_RUNNING:
@@ -79,13 +78,13 @@ func (e *Emulator) update(in *pb.UpdateJobRequest) (*pb.Job, error) {
 	return view(j, pb.JobView_JOB_VIEW_ALL), nil
 }
 
-func (e *Emulator) cancel(j *job, force bool) error {
+func (e *Emulator) cancel(j *job, force bool, notReady time.Duration) error {
 	now := time.Now()
 	state := j.record.CurrentState
 	switch {
 	case terminal(state):
 		return modificationFailed("Operation cancel not allowed for job %s. Job has terminated in state %s.", j.record.Id, state)
-	case now.Sub(j.record.CreateTime.AsTime()) < e.config.CancelNotReady:
+	case now.Sub(j.record.CreateTime.AsTime()) < notReady:
 		return modificationFailed("Job %s is not yet ready for canceling. Please retry in a few minutes.", j.record.Id)
 	case force && state != pb.JobState_JOB_STATE_CANCELLING:
 		return modificationFailed("Job %s cannot be cancelled by force: cancel it plainly first.", j.record.Id)

@@ -89,6 +89,11 @@ type Options struct {
 	// Timeout bounds one POST. Defaults to 540 s, the longest that an event
 	// function may run.
 	Timeout time.Duration
+	// Route says when each delivery of an event to a trigger begins, counted from now: no element loses the event, two deliver it twice. It is asked once an event
+	// and trigger, and must be quick. Nil: once, at once.
+	Route func(trigger string, e Event) []time.Duration
+	// Acknowledged may turn an attempt that was acknowledged into one that failed. Nil: it does not.
+	Acknowledged func(trigger string, e Event) error
 	// OnDelivery is told of each attempt when it is over. Nil: nobody is told.
 	OnDelivery func(Delivery)
 	// OnDeadLetter is told of each dead letter. Nil: they are only kept in the list.
@@ -234,7 +239,7 @@ func (b *Broker) PublishMessage(m pubsubemulator.Message) {
 			b.pushes[id] = t
 		}
 		t.Trigger = Trigger{Name: p.Subscription, URL: p.Endpoint, Form: Push, MaxAttempts: p.MaxAttempts, DeadLetterTopic: p.DeadLetterTopic}
-		b.enqueue(t, &item{event: Event{ID: m.ID, Type: MessagePublishedType}, message: &message, push: p.Subscription}, true)
+		b.admit(t, item{event: Event{ID: m.ID, Type: MessagePublishedType}, message: &message, push: p.Subscription})
 	}
 }
 
@@ -256,7 +261,7 @@ func (b *Broker) route(e Event, m *Message, c *storageemulator.Change) int {
 		matched = rest
 	}
 	for _, t := range matched {
-		it := &item{event: e}
+		it := item{event: e}
 		if t.Form == Push {
 			it.push = "projects/local/subscriptions/" + t.Name
 			switch {
@@ -267,18 +272,43 @@ func (b *Broker) route(e Event, m *Message, c *storageemulator.Change) int {
 				it.message = &notification
 			}
 		}
-		b.enqueue(t, it, true)
+		b.admit(t, it)
 	}
 	return len(matched)
 }
 
-// enqueue hands an item to the trigger's workers. The lock is held.
-func (b *Broker) enqueue(t *trigger, it *item, fresh bool) {
+// admit takes an item in, as often and when Route says. The lock is held.
+func (b *Broker) admit(t *trigger, it item) {
 	if b.ctx.Err() != nil {
 		return
 	}
-	if fresh {
+	deliveries := []time.Duration{0}
+	if b.o.Route != nil {
+		deliveries = b.o.Route(t.Name, it.event)
+	}
+	for _, wait := range deliveries {
+		one := it
 		b.pending++
+		if wait <= 0 {
+			b.enqueue(t, &one)
+			continue
+		}
+		b.enqueueAfter(wait, t, &one)
+	}
+}
+
+func (b *Broker) enqueueAfter(wait time.Duration, t *trigger, it *item) {
+	time.AfterFunc(wait, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.enqueue(t, it)
+	})
+}
+
+// enqueue hands an item to the trigger's workers. The lock is held.
+func (b *Broker) enqueue(t *trigger, it *item) {
+	if b.ctx.Err() != nil {
+		return
 	}
 	t.ready = append(t.ready, it)
 	if t.working < b.o.Parallel {
@@ -310,6 +340,9 @@ func (b *Broker) attempt(t *trigger, target Trigger, it *item) {
 	it.attempts++
 	began := time.Now()
 	status, err := b.post(target, it)
+	if err == nil && b.o.Acknowledged != nil {
+		err = b.o.Acknowledged(target.Name, it.event)
+	}
 	if b.ctx.Err() != nil {
 		return // closing: neither delivered nor given up
 	}
@@ -350,11 +383,7 @@ func (b *Broker) attempt(t *trigger, target Trigger, it *item) {
 	}
 	wait := b.backoff(it.attempts)
 	b.o.Log.Info("event will be delivered again", "trigger", target.Name, "id", it.event.ID, "type", it.event.Type, "attempt", it.attempts, "in", wait, "error", err)
-	time.AfterFunc(wait, func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.enqueue(t, it, false)
-	})
+	b.enqueueAfter(wait, t, it)
 }
 
 func remember[T any](list []T, one T) []T {

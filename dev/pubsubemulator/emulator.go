@@ -39,6 +39,9 @@ type Options struct {
 	// OnPublish is told of every message, after its publisher's topic has it and
 	// before the publisher has its answer. It must be quick. Nil: nobody is told.
 	OnPublish func(Message)
+	// Server are more options of the gRPC server, and Wrap stands between the connections and the REST calls; for tests that make the API misbehave.
+	Server []grpc.ServerOption
+	Wrap   func(http.Handler) http.Handler
 	// Log reports a server that stopped serving. Defaults to none.
 	Log *slog.Logger
 }
@@ -94,13 +97,17 @@ func Start(o Options) (*Emulator, error) {
 		addr:    listener.Addr().String(),
 		fake:    fake,
 		service: &service{GServer: &fake.GServer, firstID: time.Now().UnixMicro(), onPublish: o.OnPublish, subscriptions: map[string]*pb.Subscription{}},
-		grpc:    grpc.NewServer(grpc.MaxRecvMsgSize(16 << 20)),
+		grpc:    grpc.NewServer(append([]grpc.ServerOption{grpc.MaxRecvMsgSize(16 << 20)}, o.Server...)...),
 		split:   split(listener),
 	}
 	pb.RegisterPublisherServer(e.grpc, e.service)
 	pb.RegisterSubscriberServer(e.grpc, e.service)
 	pb.RegisterSchemaServiceServer(e.grpc, e.service.GServer)
-	e.http = &http.Server{Handler: restHandler(e.service), ReadHeaderTimeout: 10 * time.Second}
+	rest := restHandler(e.service)
+	if o.Wrap != nil {
+		rest = o.Wrap(rest)
+	}
+	e.http = &http.Server{Handler: rest, ReadHeaderTimeout: 10 * time.Second}
 	e.serving.Go(e.split.serve)
 	e.serving.Go(func() {
 		if err := e.grpc.Serve(e.split.http2); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {

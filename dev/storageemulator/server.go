@@ -37,6 +37,8 @@ type Options struct {
 	// the change is durable and before the client has its answer. It must be
 	// quick and must not call the emulator. Nil: changes are not reported.
 	OnChange func(Change)
+	// Wrap stands between the connections and the emulator; for tests that make the API misbehave. Nil: nothing does.
+	Wrap func(http.Handler) http.Handler
 	// Log gets one debug record a request. Defaults to none.
 	Log *slog.Logger
 }
@@ -76,7 +78,11 @@ func Start(o Options) (*Emulator, error) {
 		listener.Close()
 		return nil, err
 	}
-	e.server = &http.Server{Handler: e, ReadHeaderTimeout: 10 * time.Second}
+	var handler http.Handler = e
+	if o.Wrap != nil {
+		handler = o.Wrap(e)
+	}
+	e.server = &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 	e.closed.Go(func() {
 		if err := e.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			o.Log.Error("storage emulator stopped serving", "error", err)

@@ -10,7 +10,9 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -202,6 +204,10 @@ func failWith(w http.ResponseWriter, query url.Values, code int, s *status.Statu
 	}
 	var details []any
 	for _, d := range s.Details() {
+		if retry, ok := d.(*errdetails.RetryInfo); ok {
+			wait := retry.GetRetryDelay().AsDuration()
+			w.Header().Set("Retry-After", strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10))
+		}
 		m, ok := d.(proto.Message)
 		if !ok {
 			continue
