@@ -16,7 +16,7 @@ type Variable struct{ Key, Value string }
 // Env are the variables that let any client join the stack, in dev.env's order.
 func (s *Stack) Env() []Variable {
 	a := s.Addresses
-	return []Variable{
+	env := []Variable{
 		{"TEMPORAL_ADDRESS", a.Temporal},
 		{"TEMPORAL_NAMESPACE", a.Namespace},
 		{"TEMPORAL_UI", a.TemporalUI},
@@ -33,6 +33,10 @@ func (s *Stack) Env() []Variable {
 		{"PENSTOCK_DEAD_LETTER_SUBSCRIPTION", s.DeadLetterSubscription()},
 		{"PENSTOCK_LEDGER", "gs://" + ledgerBucket},
 	}
+	if a.Faults != "" {
+		env = append(env, Variable{"PENSTOCK_FAULTS_URL", a.Faults + "/faults"})
+	}
+	return env
 }
 
 // EnvFile is the path of dev.env.

@@ -122,7 +122,7 @@ func (s *Stack) StartFunctions(ctx context.Context) error {
 	}
 	_, port, _ := strings.Cut(strings.TrimPrefix(s.Addresses.Functions, "http://"), ":")
 	var err error
-	if s.functions, err = s.spawn("functions", []string{s.bin("functions")}, s.childEnv("PORT="+port, "LOCAL_ONLY=true")); err != nil {
+	if s.functions, err = s.spawn("functions", []string{s.bin("functions")}, s.childEnv(append(s.throughProxy("functions"), "PORT="+port, "LOCAL_ONLY=true")...)); err != nil {
 		return err
 	}
 	// The framework answers any path it does not know; that it does is the sign.
@@ -152,7 +152,7 @@ func (s *Stack) StartWorker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.worker, err = s.spawn("worker", []string{s.bin("worker")}, s.childEnv("PENSTOCK_HEALTH_ADDRESS="+addr)); err != nil {
+	if s.worker, err = s.spawn("worker", []string{s.bin("worker")}, s.childEnv(append(s.throughProxy("worker"), "PENSTOCK_HEALTH_ADDRESS="+addr)...)); err != nil {
 		return err
 	}
 	if err := s.awaitReady(ctx, s.worker, startWithin, answers("http://"+addr+"/healthz", true)); err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/penstock/penstock/dev/dataflowemulator"
 	"github.com/penstock/penstock/dev/dataflowemulator/rest"
 	"github.com/penstock/penstock/dev/eventarc"
+	"github.com/penstock/penstock/dev/faults"
 	"github.com/penstock/penstock/dev/pubsubemulator"
 	"github.com/penstock/penstock/dev/storageemulator"
 )
@@ -59,7 +60,8 @@ type Options struct {
 	// Beam builds the example pipelines and Beam's local runner also without an
 	// ImageMap; see Stack.Prism.
 	Beam bool
-	// Dataflow changes the emulator's configuration before it starts. Nil: none.
+	// Dataflow changes the emulator's configuration before it starts; with Faults,
+	// its hooks are theirs. Nil: none.
 	Dataflow func(*dataflowemulator.Config)
 	// Delivery configures the Eventarc stand-in. OnDeadLetter is called after the
 	// letter went to the dead-letter topic.
@@ -69,6 +71,10 @@ type Options struct {
 	Push bool
 	// Deployment, Project and Location default to dev, penstock-dev and us-central1.
 	Deployment, Project, Location string
+	// Faults makes the parts misbehave by rules, which can be changed at
+	// Addresses.Faults; the log of what they did is Dir/logs/faults.jsonl unless
+	// it has one. See docs/fault-lab.md. Nil: none.
+	Faults *faults.Options
 	// Env are additional variables for the functions and the worker, as KEY=VALUE.
 	Env []string
 	// WithoutWorker leaves the worker out until StartWorker.
@@ -92,6 +98,7 @@ type Addresses struct {
 	Dataflow   string // URL of the v1b3 API, ends in /
 	Functions  string // http://host:port; each function is at its name
 	Events     string // http://host:port of the Eventarc stand-in: POST /publish
+	Faults     string // http://host:port of the fault lab: /faults; empty without Options.Faults
 }
 
 // Stack is a running stack. Close it.
@@ -102,6 +109,8 @@ type Stack struct {
 	PubSub   *pubsubemulator.Emulator
 	Events   *eventarc.Broker
 	Dataflow *dataflowemulator.Emulator
+	// Faults is nil without Options.Faults.
+	Faults *faults.Lab
 
 	o         Options
 	logs      *logs
@@ -109,6 +118,7 @@ type Stack struct {
 	stop      context.CancelFunc
 	watching  sync.WaitGroup
 	servers   []*http.Server
+	proxies   map[string]*faults.Proxy // to Temporal, by the part that connects
 	temporal  *process
 	functions *process
 	worker    *process
@@ -145,8 +155,10 @@ func Start(ctx context.Context, o Options) (_ *Stack, err error) {
 		name  string
 		start func(context.Context) error
 	}{
+		{"fault lab", s.startFaults},
 		{"emulators", s.startEmulators},
 		{"temporal", s.startTemporal},
+		{"proxies before Temporal", s.startProxies},
 		{"functions", s.StartFunctions},
 		{"worker", s.startWorkerUnlessWithout},
 	} {
@@ -254,17 +266,24 @@ func (s *Stack) startEmulators(context.Context) error {
 			report(d)
 		}
 	}
+	storageOptions := storageemulator.Options{Log: s.logs.logger("storage")}
+	pubsubOptions := pubsubemulator.Options{OnPublish: s.onPublish, Log: s.logs.logger("pubsub")}
+	if s.Faults != nil {
+		s.Faults.Deliver(&o.Delivery)
+		storageOptions.Wrap = s.Faults.StorageHandler
+		pubsubOptions.Wrap, pubsubOptions.Server = s.Faults.PubSubHandler, s.Faults.PubSubServer()
+	}
 	s.Events = eventarc.New(o.Delivery)
+	storageOptions.OnChange = s.onChange
 
 	var err error
-	var objects string
 	if !o.Memory {
-		objects = filepath.Join(o.Dir, "storage")
+		storageOptions.Dir = filepath.Join(o.Dir, "storage")
 	}
-	if s.Storage, err = storageemulator.Start(storageemulator.Options{Dir: objects, OnChange: s.onChange, Log: s.logs.logger("storage")}); err != nil {
+	if s.Storage, err = storageemulator.Start(storageOptions); err != nil {
 		return err
 	}
-	if s.PubSub, err = pubsubemulator.Start(pubsubemulator.Options{OnPublish: s.onPublish, Log: s.logs.logger("pubsub")}); err != nil {
+	if s.PubSub, err = pubsubemulator.Start(pubsubOptions); err != nil {
 		return err
 	}
 	s.Addresses.Storage, s.Addresses.PubSub = "http://"+s.Storage.Addr(), s.PubSub.Addr()
@@ -352,6 +371,9 @@ func (s *Stack) startDataflow() error {
 		config.Images = map[string]dataflowemulator.Program{}
 	}
 	maps.Copy(config.Images, s.o.Images)
+	if s.Faults != nil {
+		config.Hooks = s.Faults.DataflowHooks()
+	}
 	if s.o.Dataflow != nil {
 		s.o.Dataflow(&config)
 	}
@@ -444,8 +466,14 @@ func (s *Stack) Close() error {
 		if s.Storage != nil {
 			errs = append(errs, s.Storage.Close())
 		}
+		for _, p := range s.proxies {
+			errs = append(errs, p.Close())
+		}
 		errs = append(errs, s.temporal.stop())
 		s.watching.Wait()
+		if s.Faults != nil {
+			errs = append(errs, s.Faults.Close())
+		}
 		if s.logs != nil {
 			errs = append(errs, s.logs.close())
 		}

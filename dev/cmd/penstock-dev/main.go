@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/penstock/penstock/dev/eventarc"
+	"github.com/penstock/penstock/dev/faults"
 	"github.com/penstock/penstock/dev/stack"
 )
 
@@ -49,6 +50,7 @@ func run(ctx context.Context, stopSignals func(), args []string, out io.Writer) 
 	flags.DurationVar(&o.Delivery.MinBackoff, "min-backoff", 500*time.Millisecond, "wait this long before the first retry of a delivery; Eventarc: 10s")
 	flags.DurationVar(&o.Delivery.MaxBackoff, "max-backoff", 10*time.Second, "wait at most this long before a retry of a delivery; Eventarc: 10m")
 	flags.IntVar(&o.Delivery.MaxAttempts, "max-attempts", 20, "deliver an event this often before it goes to the dead-letter topic")
+	faultsFile := flags.String("faults", "", "make parts misbehave by the rules of this `file`; - begins without rules (docs/fault-lab.md)")
 	quiet := flags.Bool("quiet", false, "write the parts' logs to files only")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -63,6 +65,15 @@ func run(ctx context.Context, stopSignals func(), args []string, out io.Writer) 
 		o.Output = nil
 	}
 	besidePipelines(&o)
+	if *faultsFile != "" {
+		o.Faults = &faults.Options{}
+		if *faultsFile != "-" {
+			var err error
+			if o.Faults.Plan, err = faults.ReadPlan(*faultsFile); err != nil {
+				return usageError{err}
+			}
+		}
+	}
 
 	s, err := stack.Start(ctx, o)
 	if ctx.Err() != nil && err != nil {
@@ -115,6 +126,7 @@ func printTable(out io.Writer, s *stack.Stack) {
 		{"Pub/Sub", a.PubSub},
 		{"Events", a.Events + "/publish  delivered to: " + strings.Join(events, ", ")},
 		{"Dataflow", a.Dataflow},
+		{"Faults", faultsRow(s)},
 		{"Environment", s.EnvFile()},
 	} {
 		if row[1] != "" {
@@ -123,6 +135,13 @@ func printTable(out io.Writer, s *stack.Stack) {
 	}
 	w.Flush()
 	fmt.Fprintf(out, "\n  Join from another terminal:  set -a; . %s; set +a\n  Stop with Ctrl-C.\n\n", s.EnvFile())
+}
+
+func faultsRow(s *stack.Stack) string {
+	if s.Faults == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s/faults  seed %d", s.Addresses.Faults, s.Faults.Seed())
 }
 
 // colored follows https://no-color.org: only a terminal, and not with NO_COLOR.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/penstock/penstock/dev/dataflowemulator"
 	"github.com/penstock/penstock/dev/dataflowemulator/rest"
+	"github.com/penstock/penstock/dev/faults"
 )
 
 func main() {
@@ -51,6 +52,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	fs.DurationVar(&config.ForceCancelAfter, "force_cancel_after", 0, "how long a job must have been cancelling before it can be cancelled by force")
 	fs.DurationVar(&config.ListLag, "list_lag", 0, "how long a new job is missing from lists")
 	fs.BoolVar(&config.HideQueued, "hide_queued", false, "keep QUEUED jobs out of lists")
+	faultsFile := fs.String("faults", "", "file of rules by which calls and jobs misbehave, served at /faults; - begins without rules (docs/fault-lab.md)")
+	faultsLog := fs.String("faults_log", "", "file that each fault is written to, made anew")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -72,24 +75,40 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if *sink != "" {
 		config.Sink = dataflowemulator.HTTPSink{URL: *sink}
 	}
+	var lab *faults.Lab
+	if *faultsFile != "" {
+		var err error
+		if lab, err = openFaults(*faultsFile, *faultsLog); err != nil {
+			return err
+		}
+		defer lab.Close()
+		config.Hooks = lab.DataflowHooks()
+	}
 	emulator, err := dataflowemulator.New(config)
 	if err != nil {
 		return err
 	}
 	defer emulator.Close()
+	handler := rest.Handler(emulator)
+	if lab != nil {
+		handler = beside(lab.Handler(), handler)
+	}
 
 	listener, err := net.Listen("tcp", *listen)
 	if err != nil {
 		return fmt.Errorf("serve on %s: %w", *listen, err)
 	}
 	server := &http.Server{
-		Handler:           rest.Handler(emulator),
+		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
 	fmt.Fprintf(stdout, "http://%s/\n", listener.Addr())
+	if lab != nil {
+		fmt.Fprintf(stdout, "faults at http://%s/faults, seed %d\n", listener.Addr(), lab.Seed())
+	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	select {
@@ -103,4 +122,34 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return server.Close()
 	}
 	return nil
+}
+
+// beside serves the fault lab's paths, and the API's all others as they are: a ServeMux would clean them.
+func beside(lab, api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/faults" || strings.HasPrefix(r.URL.Path, "/faults/") {
+			lab.ServeHTTP(w, r)
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
+}
+
+// openFaults makes a fault lab from a faults file ("-": none) and a log file (empty: none).
+func openFaults(file, log string) (*faults.Lab, error) {
+	var o faults.Options
+	if file != "-" {
+		var err error
+		if o.Plan, err = faults.ReadPlan(file); err != nil {
+			return nil, err
+		}
+	}
+	if log != "" {
+		f, err := os.Create(log)
+		if err != nil {
+			return nil, fmt.Errorf("make the log of faults: %w", err)
+		}
+		o.Log = f
+	}
+	return faults.New(o)
 }

@@ -1,0 +1,63 @@
+package stack
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/penstock/penstock/dev/faults"
+)
+
+// faultsLog is the default log of faults, in Dir.
+var faultsLog = filepath.Join("logs", "faults.jsonl")
+
+// startFaults makes the fault lab, if one is wanted, and says its seed.
+func (s *Stack) startFaults(context.Context) error {
+	if s.o.Faults == nil {
+		return nil
+	}
+	o := *s.o.Faults
+	if o.Log == nil {
+		log, err := os.Create(filepath.Join(s.o.Dir, faultsLog))
+		if err != nil {
+			return fmt.Errorf("make the log of faults: %w", err)
+		}
+		o.Log = log
+	}
+	var err error
+	if s.Faults, err = faults.New(o); err != nil {
+		return err
+	}
+	if s.Addresses.Faults, err = s.serve("faults", s.Faults.Handler()); err != nil {
+		return err
+	}
+	s.progress("%-10s %s/faults, seed %d", "faults", s.Addresses.Faults, s.Faults.Seed())
+	return nil
+}
+
+// startProxies puts a proxy before Temporal for the functions and one for the
+// worker. Everybody else connects to the server itself.
+func (s *Stack) startProxies(context.Context) error {
+	if s.Faults == nil {
+		return nil
+	}
+	s.proxies = map[string]*faults.Proxy{}
+	for _, part := range []string{"functions", "worker"} {
+		p, err := s.Faults.StartProxy(part, s.Addresses.Temporal, s.logs.logger("faults"))
+		if err != nil {
+			return err
+		}
+		s.proxies[part] = p
+	}
+	return nil
+}
+
+// throughProxy is the environment that leads a part to Temporal by its proxy.
+func (s *Stack) throughProxy(part string) []string {
+	p := s.proxies[part]
+	if p == nil {
+		return nil
+	}
+	return []string{"TEMPORAL_ADDRESS=" + p.Addr()}
+}
