@@ -405,8 +405,8 @@ func TestTheLastRecordOfAKeyIsFoundWithoutAClaim(t *testing.T) {
 			if _, err := l.Last(t.Context(), "prod", "orders", KeyHash("a.csv")); !errors.Is(err, ErrNotFound) {
 				t.Errorf("before there is any: %v", err)
 			}
-			for i, chain := range []string{"first", "third", "second"} {
-				finish(t, l, record(claim("a.csv", chain, day0), runs.OutcomeFailed, day0.Add([]time.Duration{1, 3, 2}[i]*time.Hour)))
+			for chain, after := range map[string]time.Duration{"first": time.Hour, "second": 2 * time.Hour, "third": 3 * time.Hour} {
+				finish(t, l, record(claim("a.csv", chain, day0), runs.OutcomeFailed, day0.Add(after)))
 			}
 			finish(t, l, record(claim("b.csv", "other", day0), runs.OutcomeSucceeded, day0.Add(9*time.Hour)))
 			must(l.Claim(t.Context(), claim("c.csv", "open", day0)))(t)

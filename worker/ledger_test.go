@@ -12,6 +12,8 @@ import (
 	"go.temporal.io/api/serviceerror"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/penstock/penstock/dataflow"
 	"github.com/penstock/penstock/ledger"
@@ -195,16 +197,28 @@ func TestAttemptsGoOnFromWhatTheLedgerKnows(t *testing.T) {
 		outcome runs.Outcome
 		claim   func(*ledger.Claim)
 		retries string
+		chain   string // that Temporal knows
 		attempt int
 	}{
 		"after a claim that expired": {age: 90 * 24 * time.Hour, outcome: runs.OutcomeSucceeded, claim: func(c *ledger.Claim) { c.Expires = c.At.Add(time.Hour) }, attempt: 3},
 		"for a retry":                {age: time.Hour, outcome: runs.OutcomeFailed, retries: "first", attempt: 3},
 		"for a run that was lost":    {age: time.Hour, attempt: 1},
+		"for a run that was ended":   {age: time.Hour, chain: "first", attempt: 1},
+		"for an older one":           {age: time.Hour, chain: "other", attempt: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := setupLedger(t)
 			k.everyJob(allDone)
 			k.before(t, c.age, c.outcome, c.claim)
+			k.chains.first = c.chain
+			var first []bool
+			k.SetOnChildWorkflowStartedListener(func(_ *workflow.Info, _ workflow.Context, args converter.EncodedValues) {
+				var job runs.JobInput
+				if err := args.Get(&job); err != nil {
+					t.Error(err)
+				}
+				first = append(first, job.First)
+			})
 			in := deduped(0)
 			in.Retries = c.retries
 			r, err := k.run(t, in)
@@ -214,6 +228,9 @@ func TestAttemptsGoOnFromWhatTheLedgerKnows(t *testing.T) {
 			last, _ := r.Steps[0].Last()
 			if last.Attempt != c.attempt || len(k.dataflow.jobs) != 1 || k.dataflow.jobs[0].Name != runs.JobName("dev", "orders", "k", "only", c.attempt) {
 				t.Errorf("attempt %d, jobs %+v", last.Attempt, k.dataflow.jobs)
+			}
+			if !slices.Equal(first, []bool{false}) { // somebody may have used the name
+				t.Errorf("the job's name is taken to be new: %v", first)
 			}
 		})
 	}
