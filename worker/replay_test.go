@@ -123,7 +123,7 @@ func TestSavedHistoriesAreComplete(t *testing.T) {
 	want := map[string][]string{
 		runs.TypeRun: {
 			"succeeded.run", "retried.run", "failed.run", "refused.run", "quota.run", "unanswered.run", "timed-out.run", "cancelled.run", "one-of-three-failed.run",
-			"job-workflow-terminated.run", "reset-while-running.run", "reset-after-the-end.run",
+			"job-workflow-terminated.run", "reset-while-running.run", "reset-after-the-end.run", "recorded.run", "claimed.run", "duplicate.run",
 		},
 		runs.TypeJob: {
 			"succeeded.only-1", "failed.only-3", "refused.only-1", "quota.only-1", "unanswered.only-1", "timed-out.only-1", "cancelled.red-1", "cancelled-early.only-1",
@@ -176,9 +176,9 @@ func TestBrokenWorkflowsDoNotReplay(t *testing.T) {
 				return w.Job(ctx, in)
 			},
 		},
-		"a step left out, and a job believed to be known": {
+		"a step and the claim left out, and a job believed to be known": {
 			run: func(ctx workflow.Context, in runs.RunInput) (runs.RunResult, error) {
-				in.Steps = in.Steps[1:]
+				in.Steps, in.Dedupe = in.Steps[1:], nil
 				return w.Run(ctx, in)
 			},
 			job: func(ctx workflow.Context, in runs.JobInput) (runs.JobResult, error) {
@@ -186,11 +186,11 @@ func TestBrokenWorkflowsDoNotReplay(t *testing.T) {
 				return w.Job(ctx, in)
 			},
 		},
-		"a step too many, and nothing done": {
+		"a step too many, no claim, and nothing done": {
 			run: func(ctx workflow.Context, in runs.RunInput) (runs.RunResult, error) {
 				extra := in.Steps[0]
 				extra.Name, extra.Needs = "extra", nil
-				in.Steps = append(slices.Clone(in.Steps), extra)
+				in.Steps, in.Dedupe = append(slices.Clone(in.Steps), extra), nil
 				return w.Run(ctx, in)
 			},
 			job: func(workflow.Context, runs.JobInput) (runs.JobResult, error) { return runs.JobResult{}, nil },

@@ -48,26 +48,20 @@ func (b *bench) forget(t *testing.T, workflowIDs ...string) {
 func TestAKeyStaysSingleAfterTemporalHasForgottenItsRun(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil) // its functions are restarted: they, too, must have forgotten
-	for _, c := range []struct {
-		pipeline string
-		end      func(*heldJob)
-		outcome  runs.Outcome
-	}{
-		{"kept", (*heldJob).done, runs.OutcomeSucceeded},
-		{"one", (*heldJob).done, runs.OutcomeSucceeded}, // without dedupe
-	} {
+	for _, c := range []struct{ pipeline, history string }{{"kept", "claimed"}, {"one", "recorded"}} { // one is without dedupe
 		r := b.land(t, c.pipeline)
-		c.end(r.job(t, "only", 1))
-		if res := r.result(t); res.Outcome != c.outcome || res.Note != "" {
+		r.job(t, "only", 1).done()
+		if res := r.result(t); res.Outcome != runs.OutcomeSucceeded || res.Note != "" {
 			t.Fatalf("%s: %s %q", c.pipeline, res.Outcome, res.Note)
 		}
+		keep(t, r, c.history)
 		var before, after archived
 		decodeJSON(t, b.penstock(t, 0, "describe", r.id, "-o", "json"), &before)
 		b.forget(t, r.id, r.jobWorkflow("only", 1))
 
 		// The last record of a key answers, with the run's claim or without.
 		decodeJSON(t, b.penstock(t, 0, "describe", r.id, "-o", "json"), &after)
-		if after.Source != "ledger" || after.Outcome != string(c.outcome) || after.RunID != r.id || after.Key != r.key || !after.Ended.After(after.Begun) ||
+		if after.Source != "ledger" || after.Outcome != "succeeded" || after.RunID != r.id || after.Key != r.key || !after.Ended.After(after.Begun) ||
 			len(after.Steps) != 1 || len(after.Steps[0].Attempts) != 1 || after.Steps[0].Attempts[0].JobID != before.Steps[0].Attempts[0].JobID {
 			t.Errorf("%s: described from the ledger as %+v", c.pipeline, after)
 		}
@@ -91,6 +85,7 @@ func TestAKeyStaysSingleAfterTemporalHasForgottenItsRun(t *testing.T) {
 		if res.Outcome != runs.OutcomeDuplicate || res.Taken == nil || res.Taken.RunID != r.id || res.Taken.Chain == "" || !strings.Contains(res.Taken.Reason, "ended as succeeded") {
 			t.Errorf("the second run: %+v, taken by %+v", res, res.Taken)
 		}
+		keep(t, r, "duplicate")
 		r.wantJobs(t, map[string]int{"only": 1})
 
 		var second archived
