@@ -47,7 +47,7 @@ func (b *bench) forget(t *testing.T, workflowIDs ...string) {
 // and what became of it can still be told.
 func TestAKeyStaysSingleAfterTemporalHasForgottenItsRun(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, nil) // its functions are restarted: they, too, must have forgotten
+	b := newBench(t, nil)                                                                              // its functions are restarted: they, too, must have forgotten
 	for _, c := range []struct{ pipeline, history string }{{"kept", "claimed"}, {"one", "recorded"}} { // one is without dedupe
 		r := b.land(t, c.pipeline)
 		r.job(t, "only", 1).done()
