@@ -72,8 +72,8 @@ func TestStorageCalls(t *testing.T) {
 	t.Run("a read is refused, others are not", func(t *testing.T) {
 		b, log, _ := startStorage(t, `{"name": "busy", "at": "storage", "operation": "objects.get", "subject": "landing/ol*", "fault": "status", "status": 429, "retryAfter": "1s"}`)
 		_, err := b.Object("old").Attrs(t.Context())
-		if api := wantCode(t, err, 429); api.Header.Get("Retry-After") != "1" {
-			t.Errorf("Retry-After %q", api.Header.Get("Retry-After"))
+		if api := wantCode(t, err, 429); api.header.Get("Retry-After") != "1" {
+			t.Errorf("Retry-After %q", api.header.Get("Retry-After"))
 		}
 		_, err = b.Object("old").NewReader(t.Context())
 		wantCode(t, err, 429)
@@ -85,7 +85,7 @@ func TestStorageCalls(t *testing.T) {
 		}
 	})
 	t.Run("an upload is reset, and not there", func(t *testing.T) {
-		b, _, _ := startStorage(t, `{"name": "cut", "at": "storage", "operation": "objects.insert", "fault": "reset"}`)
+		b, _, _ := startStorage(t, `{"name": "cut", "at": "storage", "operation": "objects.insert", "subject": "landing/new", "fault": "reset"}`)
 		if err := write(t.Context(), b, "new"); err == nil || errors.As(err, new(*googleapi.Error)) {
 			t.Errorf("answered %v, want a broken connection", err)
 		}
@@ -124,7 +124,7 @@ func TestStorageCalls(t *testing.T) {
 			t.Fatal(err)
 		}
 		response.Body.Close()
-		if response.StatusCode != 503 {
+		if response.StatusCode != http.StatusServiceUnavailable {
 			t.Errorf("answered %s", response.Status)
 		}
 	})
@@ -205,7 +205,7 @@ func TestPubSubCalls(t *testing.T) {
 			t.Fatal(err)
 		}
 		response.Body.Close()
-		if response.StatusCode != 503 {
+		if response.StatusCode != http.StatusServiceUnavailable {
 			t.Errorf("answered %s", response.Status)
 		}
 	})

@@ -1,9 +1,11 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	pb "cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
@@ -75,72 +77,62 @@ type struckProgram struct {
 	delay  time.Duration
 }
 
-var jobStates = map[string]pb.JobState{
-	"QUEUED": pb.JobState_JOB_STATE_QUEUED, "PENDING": pb.JobState_JOB_STATE_PENDING, "RUNNING": pb.JobState_JOB_STATE_RUNNING,
-}
-
 // Run implements dataflowemulator.Program.
 func (p struckProgram) Run(ctx context.Context, launch dataflowemulator.Launch, control *dataflowemulator.Control) dataflowemulator.Outcome {
-	state := p.strike.State
-	stops := map[string]dataflowemulator.Stop{"CANCELLING": dataflowemulator.Cancel, "DRAINING": dataflowemulator.Drain}
-	if state == "" {
-		state = "RUNNING"
-	}
-	stuck := stops[state] // the stop that never ends, if any
-	if stuck != 0 {
-		state = "RUNNING"
-	}
-	if state != "QUEUED" { // a job is born in QUEUED or PENDING
+	stuck := map[string]dataflowemulator.Stop{"CANCELLING": dataflowemulator.Cancel, "DRAINING": dataflowemulator.Drain}[p.strike.State] // the stop that does not end
+	if p.strike.State != "QUEUED" {                                                                                                      // a job is born in QUEUED or PENDING
 		control.State(pb.JobState_JOB_STATE_PENDING)
-	}
-	if state == "RUNNING" {
-		control.State(jobStates[state])
-	}
-	var enough, gone <-chan time.Time
-	if p.strike.Fault == Fail || p.delay > 0 {
-		enough = time.After(p.delay)
-	}
-	if p.strike.Until > 0 {
-		gone = time.After(time.Until(p.strike.since.Add(time.Duration(p.strike.Until))))
-	}
-	if p.strike.Fault == Fail {
-		gone = nil // it was decided when the job began
-	}
-	hung, over := false, false
-	for {
-		ruleEnds := p.strike.gone
-		if p.strike.Fault == Fail {
-			ruleEnds = nil
+		if p.strike.State != "PENDING" {
+			control.State(pb.JobState_JOB_STATE_RUNNING)
 		}
+	}
+	over := p.over()
+	hangs := false
+	for {
 		select {
 		case stop := <-control.Stops():
-			if stop == stuck {
-				hung = true
-				continue
-			}
-			if stop == dataflowemulator.Drain {
+			switch stop {
+			case stuck:
+				hangs = true
+			case dataflowemulator.Drain:
 				return dataflowemulator.Done()
+			default:
+				return dataflowemulator.Outcome{State: pb.JobState_JOB_STATE_CANCELLED}
 			}
-			return dataflowemulator.Outcome{State: pb.JobState_JOB_STATE_CANCELLED}
-		case <-enough:
-			over = true
-		case <-gone:
-			over = true
-		case <-ruleEnds:
-			over = true
+		case <-over:
+			switch {
+			case p.strike.Fault == Fail:
+				return dataflowemulator.Failed("%s", cmp.Or(p.strike.Message, fmt.Sprintf("The job failed (fault %s).", p.strike.Name)))
+			case hangs:
+				return dataflowemulator.Done() // the emulator makes of it what was asked for
+			}
+			return p.Program.Run(ctx, launch, control)
 		case <-ctx.Done():
 			return dataflowemulator.Outcome{}
 		}
-		switch {
-		case !over:
-		case p.strike.Fault == Fail && p.strike.Message != "":
-			return dataflowemulator.Failed("%s", p.strike.Message)
-		case p.strike.Fault == Fail:
-			return dataflowemulator.Failed("The job failed (fault %s).", p.strike.Name)
-		case hung:
-			return dataflowemulator.Done() // the emulator makes of it what was asked for
-		default:
-			return p.Program.Run(ctx, launch, control)
-		}
 	}
+}
+
+// over returns a channel that closes when the job fails, or ceases to hang: after its delay, or when the rule or its window ends. A failure does not end with its
+// rule: it was decided when the job began.
+func (p struckProgram) over() <-chan struct{} {
+	over := make(chan struct{})
+	end := sync.OnceFunc(func() { close(over) })
+	if p.delay > 0 || p.strike.Fault == Fail {
+		time.AfterFunc(p.delay, end)
+	}
+	if p.strike.Fault == Fail {
+		return over
+	}
+	if p.strike.Until > 0 {
+		time.AfterFunc(time.Until(p.strike.since.Add(time.Duration(p.strike.Until))), end)
+	}
+	go func() {
+		select {
+		case <-p.strike.gone:
+			end()
+		case <-over:
+		}
+	}()
+	return over
 }

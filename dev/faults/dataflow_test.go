@@ -114,21 +114,27 @@ func (b *dataflowBench) end(id string) string {
 	return state.String()
 }
 
-func wantCode(t *testing.T, err error, code int) *googleapi.Error {
+// refused is what an API's refusal says.
+type refused struct {
+	header  http.Header
+	message string
+}
+
+func wantCode(t *testing.T, err error, code int) refused {
 	t.Helper()
 	var api *googleapi.Error
 	if !errors.As(err, &api) || api.Code != code {
 		t.Fatalf("answered %v, want %d", err, code)
 	}
-	return api
+	return refused{api.Header, api.Message}
 }
 
 func TestDataflowCalls(t *testing.T) {
 	t.Run("429 with Retry-After launches nothing", func(t *testing.T) {
 		b := startDataflow(t, `{"name": "busy", "at": "dataflow", "operation": "flexTemplates.launch", "fault": "status", "status": 429, "retryAfter": "2500ms", "count": 1}`)
 		_, err := b.launch(t.Context(), "quick", "orders")
-		if api := wantCode(t, err, 429); api.Header.Get("Retry-After") != "3" || !strings.Contains(api.Error(), "fault busy") {
-			t.Errorf("Retry-After %q, %v", api.Header.Get("Retry-After"), api)
+		if api := wantCode(t, err, 429); api.header.Get("Retry-After") != "3" || !strings.Contains(api.message, "fault busy") {
+			t.Errorf("answered %+v", api)
 		}
 		if jobs := b.jobs(); len(jobs) != 0 {
 			t.Errorf("jobs %q", jobs)
@@ -141,12 +147,12 @@ func TestDataflowCalls(t *testing.T) {
 	t.Run("429 without Retry-After, and 503", func(t *testing.T) {
 		b := startDataflow(t, `{"name": "busy", "at": "dataflow", "subject": "a", "fault": "status", "status": 429}`, `{"name": "down", "at": "dataflow", "subject": "b", "fault": "status", "status": 503, "message": "gone fishing"}`)
 		_, err := b.launch(t.Context(), "quick", "a")
-		if api := wantCode(t, err, 429); api.Header.Get("Retry-After") != "" {
-			t.Errorf("Retry-After %q", api.Header.Get("Retry-After"))
+		if api := wantCode(t, err, 429); api.header.Get("Retry-After") != "" {
+			t.Errorf("Retry-After %q", api.header.Get("Retry-After"))
 		}
 		_, err = b.launch(t.Context(), "quick", "b")
-		if api := wantCode(t, err, 503); api.Message != "gone fishing" {
-			t.Errorf("it says %q", api.Message)
+		if api := wantCode(t, err, 503); api.message != "gone fishing" {
+			t.Errorf("it says %q", api.message)
 		}
 	})
 	t.Run("a job is known by its name when a call has its ID", func(t *testing.T) {
@@ -276,7 +282,7 @@ func TestDataflowBehaviour(t *testing.T) {
 	t.Run("a job is not yet ready for canceling", func(t *testing.T) {
 		b := startDataflow(t, `{"name": "young", "at": "dataflow", "fault": "cancel-not-ready", "delay": "1h"}`)
 		_, err := b.api.Jobs.Update("p", "us-central1", b.mustLaunch("slow", "orders"), &dataflow.Job{RequestedState: "JOB_STATE_CANCELLED"}).Do()
-		if api := wantCode(t, err, 400); !strings.Contains(api.Message, "not yet ready for canceling") {
+		if api := wantCode(t, err, 400); !strings.Contains(api.message, "not yet ready for canceling") {
 			t.Error(api)
 		}
 	})

@@ -166,7 +166,7 @@ func TestProxy(t *testing.T) {
 	})
 }
 
-// startBytes runs a server behind a proxy that sends n bytes and ends.
+// startBytes runs a server behind a proxy that sends n bytes when it is asked, and ends; and asks it.
 func startBytes(t *testing.T, n int, rules ...string) net.Conn {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -180,7 +180,9 @@ func startBytes(t *testing.T, n int, rules ...string) net.Conn {
 			if err != nil {
 				return
 			}
-			_, _ = conn.Write(make([]byte, n))
+			if _, err := io.ReadFull(conn, make([]byte, 1)); err == nil { // the client is ready for whatever comes
+				_, _ = conn.Write(make([]byte, n))
+			}
 			conn.Close()
 		}
 	}()
@@ -199,7 +201,10 @@ func startBytes(t *testing.T, n int, rules ...string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetReadDeadline(time.Now().Add(within)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(within)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("?")); err != nil {
 		t.Fatal(err)
 	}
 	return conn

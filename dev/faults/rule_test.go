@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -71,6 +73,29 @@ func TestPatterns(t *testing.T) {
 	} {
 		if got := matches(test.pattern, test.text); got != test.want {
 			t.Errorf("%q and %q: %v", test.pattern, test.text, got)
+		}
+	}
+}
+
+func TestTheDocumentationsRules(t *testing.T) {
+	text, err := os.ReadFile("../../docs/fault-lab.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```json\n(.*?)```").FindAllSubmatch(text, -1)
+	if len(blocks) == 0 {
+		t.Fatal("it has none")
+	}
+	for _, b := range blocks {
+		if p, err := ParsePlan(b[1]); err != nil || len(p.Rules) == 0 {
+			t.Errorf("%v in %s", err, b[1])
+		}
+	}
+	for place, known := range places {
+		for fault := range known {
+			if !regexp.MustCompile("(?m)^\\| `" + string(fault) + "` \\|").Match(text) {
+				t.Errorf("it does not tell of %s at %s", fault, place)
+			}
 		}
 	}
 }
