@@ -13,8 +13,8 @@ import (
 	"github.com/penstock/penstock/dev/stack"
 )
 
-// A launch whose answer is lost, an event whose acknowledgement is lost, doubled and late status events, and a connection to Temporal that is reset: each is
-// seen by the part that it is meant for, and the run is one all the same.
+// A launch whose answer is lost, an event whose acknowledgement is lost, doubled and late status events, slow and broken connections to Temporal: each
+// is met by the part that it is meant for, and a file starts one run all the same.
 func TestFaultsReachEveryPart(t *testing.T) {
 	plan, err := faults.ParsePlan([]byte(`{"seed": 11, "rules": [
 		{"name": "lost-launch", "at": "dataflow", "operation": "flexTemplates.launch", "fault": "reset", "committed": true, "count": 1},
@@ -35,6 +35,16 @@ func TestFaultsReachEveryPart(t *testing.T) {
 	})
 	upload(t, s, "in/1.csv")
 	awaitRuns(t, s, 1)
+	// Both have connections now; each breaks once more when it is used again.
+	for _, part := range []string{"functions", "worker"} {
+		r := faults.Rule{Name: "cut-" + part, At: faults.Temporal, Operation: part, Fault: faults.Reset, Count: 2}
+		if err := s.Faults.Put(r); err != nil {
+			t.Fatal(err)
+		}
+		plan.Rules = append(plan.Rules, r)
+	}
+	upload(t, s, "in/2.csv")
+	awaitRuns(t, s, 2)
 
 	response, err := http.Get(s.Addresses.Faults + "/faults")
 	if err != nil {
