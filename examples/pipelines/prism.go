@@ -87,7 +87,8 @@ func tryPrism(ctx context.Context, stop context.CancelCauseFunc, port int, idle 
 }
 
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", ":0")
+	// Prism listens on every interface, so the port must be free on each.
+	l, err := net.Listen("tcp", ":0") //nolint:gosec // open for an instant, and never accepted from
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}
