@@ -162,7 +162,7 @@ func startBench(ctx context.Context, dir string, change func(*stack.Options)) (_
 		// The instance's name goes into histories, which the replay tests keep.
 		Env: []string{
 			"K_REVISION=e2e", "PENSTOCK_LOOKUP_HORIZON=4s", "PENSTOCK_CALL_TIMEOUT=10s",
-			"PENSTOCK_DRAIN_GRACE=4s", "PENSTOCK_CANCEL_GRACE=4s",
+			"PENSTOCK_DRAIN_GRACE=4s", "PENSTOCK_CANCEL_GRACE=4s", "PENSTOCK_HAND_OVER=15s",
 		},
 	}
 	if change != nil {

@@ -6,7 +6,9 @@ import (
 
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
 
 	"github.com/penstock/penstock/runs"
 )
@@ -54,6 +56,34 @@ func TestResetToTheBeginningAfterTheEnd(t *testing.T) {
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
 	keep(t, r, "reset-after-the-end", "only-1")
+}
+
+// A workflow that no worker serves any more sits under the job's ID, and so never hands
+// over: it is ended, and the attempt goes on as the name's second.
+func TestAJobsWorkflowThatDoesNotHandOverIsTerminated(t *testing.T) {
+	t.Parallel()
+	r := shared.runOf("keyed", t.Name(), t.Name())
+	stuck, err := shared.Client.ExecuteWorkflow(t.Context(), client.StartWorkflowOptions{
+		ID: r.jobWorkflow("only", 1), TaskQueue: "nobody-polls-this",
+	}, runs.TypeJob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared.upload(t, "e2e-keyed", t.Name(), "content")
+	job := r.job(t, "only", 1)
+	if !slices.ContainsFunc(r.history(t, stuck.GetID(), stuck.GetRunID()), func(e *historypb.HistoryEvent) bool {
+		return e.GetWorkflowExecutionSignaledEventAttributes().GetSignalName() == runs.SignalHandOver
+	}) {
+		t.Error("it was not asked to hand over first")
+	}
+	if d, err := shared.Client.DescribeWorkflowExecution(t.Context(), stuck.GetID(), stuck.GetRunID()); err != nil || d.WorkflowExecutionInfo.Status != enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED {
+		t.Errorf("the stuck workflow is %v (%v), want it terminated", d.GetWorkflowExecutionInfo().GetStatus(), err)
+	}
+	job.done()
+	if res := r.result(t); res.Outcome != runs.OutcomeSucceeded {
+		t.Errorf("the run: %+v", res)
+	}
+	r.wantJobs(t, map[string]int{"only": 1})
 }
 
 // A failed attempt is adopted too, and counts: the reset goes on with the next number.
