@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	pb "cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
@@ -194,12 +195,25 @@ func (r *beamRun) follow(ctx context.Context, ended chan<- Outcome) {
 		if failure == "" {
 			failure = "The pipeline failed; Prism gave no reason."
 		}
-		ended <- Failed("%s", failure)
+		r.control.Message(pb.JobMessageImportance_JOB_MESSAGE_DETAILED, failure)
+		ended <- Failed("%s", cause(failure))
 	case !errors.Is(err, io.EOF):
 		ended <- Failed("Prism's messages broke off in state %s: %v", event.GetState(), err)
 	default:
 		ended <- Failed("Prism stopped telling of the job in state %s.", event.GetState())
 	}
+}
+
+// cause is the pipeline's own error in Beam's text of a failure, which begins with the plan that was executed.
+func cause(failure string) string {
+	const mark = "caused by:\n"
+	if i := strings.LastIndex(failure, mark); i >= 0 {
+		failure = failure[i+len(mark):]
+	}
+	if head, rest, ok := strings.Cut(failure, " failed:\n"); ok && strings.HasPrefix(head, "DoFn[") {
+		failure = rest
+	}
+	return strings.TrimSpace(failure)
 }
 
 func importance(i jobpb.JobMessage_MessageImportance) pb.JobMessageImportance {

@@ -112,7 +112,7 @@ func TestBeamPipelineThatFailsTellsWhy(t *testing.T) {
 		parameters map[string]string
 		message    string
 	}{
-		"while it runs":         {map[string]string{"input": filepath.Join(folder, "none.csv"), "station": "s", "output": filepath.Join(folder, "out"), "rejects": filepath.Join(folder, "bad")}, "none.csv: no such file"},
+		"while it runs":         {map[string]string{"input": filepath.Join(folder, "none.csv"), "station": "s", "output": filepath.Join(folder, "out"), "rejects": filepath.Join(folder, "bad")}, "open input: open " + filepath.Join(folder, "none.csv") + ": no such file or directory"},
 		"before it submits":     {map[string]string{"input": "x"}, "submitted no job"},
 		"for an unknown option": {map[string]string{"colour": "red"}, "-colour"},
 	}
@@ -122,7 +122,8 @@ func TestBeamPipelineThatFailsTellsWhy(t *testing.T) {
 			if got := wait(t, e, id); got != pb.JobState_JOB_STATE_FAILED {
 				t.Errorf("the job ended in %v", got)
 			}
-			if got := firstError(t, e, id); !strings.Contains(got, test.message) {
+			// Beam's text begins with the plan that was executed: the cause has to come first.
+			if got := firstError(t, e, id); !strings.Contains(got, test.message) || strings.Contains(got, "caused by") {
 				t.Errorf("first error %q, want %q in it", got, test.message)
 			}
 		})
