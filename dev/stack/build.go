@@ -13,10 +13,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 )
+
+// built are the programs that this process has built, by path: stacks that start one
+// after the other build once.
+var built struct {
+	sync.Mutex
+	programs map[string]bool
+}
 
 // build makes the programs that the stack runs. Go's own cache decides what is
 // out of date, so that a second start costs moments. Stacks that start together
@@ -26,34 +34,47 @@ func (s *Stack) build(ctx context.Context) error {
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return fmt.Errorf("make the folder for programs: %w", err)
 	}
+	steps := []struct {
+		program string
+		wanted  bool
+		build   func(context.Context) error
+	}{
+		{"functions", s.o.FunctionsBinary == "", s.buildFunctions},
+		{"worker", s.o.WorkerBinary == "", s.goBuild("worker", s.o.Root, "./worker/cmd")},
+		{"pipelines", s.o.Beam || s.o.ImageMap != "", s.goBuild("pipelines", filepath.Join(s.o.Root, "examples", "pipelines"), ".")},
+		{"temporal-dev", !s.joined() && s.temporalCLI() == "", s.goBuild("temporal-dev", filepath.Join(s.o.Root, "dev", "temporal"), ".")},
+	}
+	built.Lock()
+	defer built.Unlock()
 	unlock, err := lockBuilds(ctx, filepath.Join(bin, "build.lock"))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := s.buildFunctions(ctx); err != nil {
-		return err
-	}
-	if err := s.goBuild(ctx, "worker", s.o.Root, "./worker/cmd"); err != nil {
-		return err
-	}
-	if s.o.Beam || s.o.ImageMap != "" {
-		if err := s.goBuild(ctx, "pipelines", filepath.Join(s.o.Root, "examples", "pipelines"), "."); err != nil {
+	for _, step := range steps {
+		if !step.wanted || built.programs[s.bin(step.program)] {
+			continue
+		}
+		if err := step.build(ctx); err != nil {
 			return err
 		}
+		if built.programs == nil {
+			built.programs = map[string]bool{}
+		}
+		built.programs[s.bin(step.program)] = true
 	}
-	if s.joined() || s.temporalCLI() != "" {
-		return nil
-	}
-	return s.goBuild(ctx, "temporal-dev", filepath.Join(s.o.Root, "dev", "temporal"), ".")
+	return nil
 }
 
-func (s *Stack) goBuild(ctx context.Context, name, dir, pkg string) error {
-	first := ""
-	if !exists(s.bin(name)) {
-		first = firstBuild[name]
+// goBuild is the step that builds one program of a module.
+func (s *Stack) goBuild(name, dir, pkg string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		first := ""
+		if !exists(s.bin(name)) {
+			first = firstBuild[name]
+		}
+		return s.command(ctx, "build "+name, first, dir, "go", "build", "-v", "-o", s.bin(name), pkg)
 	}
-	return s.command(ctx, "build "+name, first, dir, "go", "build", "-v", "-o", s.bin(name), pkg)
 }
 
 // firstBuild prepares the user for the long ones, on two cores.

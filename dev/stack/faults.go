@@ -36,25 +36,32 @@ func (s *Stack) startFaults(context.Context) error {
 	return nil
 }
 
-// startProxies puts a proxy before Temporal for the functions and one for the
-// worker. Everybody else connects to the server itself.
-func (s *Stack) startProxies(context.Context) error {
+// startProxy puts a proxy before Temporal for one part. Everybody who is no part
+// connects to the server itself.
+func (s *Stack) startProxy(part string) error {
 	if s.Faults == nil {
 		return nil
 	}
-	s.proxies = map[string]*faults.Proxy{}
-	for _, part := range []string{"functions", "worker"} {
-		p, err := s.Faults.StartProxy(part, s.Addresses.Temporal, s.logs.logger("faults"))
-		if err != nil {
-			return err
-		}
-		s.proxies[part] = p
+	s.partsMu.Lock()
+	defer s.partsMu.Unlock()
+	if s.proxies[part] != nil {
+		return nil // the name is taken, which addPart says
 	}
+	p, err := s.Faults.StartProxy(part, s.Addresses.Temporal, s.logs.logger("faults"))
+	if err != nil {
+		return err
+	}
+	if s.proxies == nil {
+		s.proxies = map[string]*faults.Proxy{}
+	}
+	s.proxies[part] = p
 	return nil
 }
 
 // throughProxy is the environment that leads a part to Temporal by its proxy.
 func (s *Stack) throughProxy(part string) []string {
+	s.partsMu.Lock()
+	defer s.partsMu.Unlock()
 	p := s.proxies[part]
 	if p == nil {
 		return nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,27 +44,27 @@ func (s *Stack) startTemporal(ctx context.Context) error {
 		s.progress("%-10s using the server at %s (TEMPORAL_ADDRESS)", "temporal", s.Addresses.Temporal)
 		return nil
 	}
-	addr, err := freeAddr()
-	if err != nil {
+	if _, err := s.addPart(&Part{name: "temporal", command: s.temporalCommand, await: s.temporalAnswers}); err != nil {
 		return err
 	}
-	ui, err := freeAddr()
-	if err != nil {
+	if err := s.StartTemporal(ctx); err != nil {
 		return err
 	}
-	s.Addresses.Temporal, s.Addresses.TemporalUI = addr, "http://"+ui
-	return s.StartTemporal(ctx)
+	s.progress("%-10s web UI %s", "temporal", s.Addresses.TemporalUI)
+	return nil
 }
 
-// StartTemporal starts the Temporal server at its address, after KillTemporal.
-func (s *Stack) StartTemporal(ctx context.Context) error {
-	if s.temporal.running() {
-		return fmt.Errorf("the temporal server is running")
+func (s *Stack) temporalCommand(addr string) (argv, env []string, err error) {
+	if s.Addresses.Temporal != addr {
+		ui, err := freeAddr()
+		if err != nil {
+			return nil, nil, err
+		}
+		s.Addresses.Temporal, s.Addresses.TemporalUI = addr, "http://"+ui
 	}
 	ui := strings.TrimPrefix(s.Addresses.TemporalUI, "http://")
-	var argv []string
 	if cli := s.temporalCLI(); cli != "" {
-		host, port, _ := strings.Cut(s.Addresses.Temporal, ":")
+		host, port, _ := strings.Cut(addr, ":")
 		_, uiPort, _ := strings.Cut(ui, ":")
 		argv = []string{cli, "server", "start-dev", "--ip", host, "--port", port, "--ui-port", uiPort, "--namespace", s.Addresses.Namespace, "--log-level", "warn"}
 		if !s.o.Memory {
@@ -74,118 +73,157 @@ func (s *Stack) StartTemporal(ctx context.Context) error {
 		for _, name := range runs.SearchAttributes() {
 			argv = append(argv, "--search-attribute", name+"=Keyword")
 		}
-	} else {
-		argv = []string{s.bin("temporal-dev"), "-addr", s.Addresses.Temporal, "-ui-addr", ui, "-namespace", s.Addresses.Namespace}
-		if !s.o.Memory {
-			argv = append(argv, "-db", filepath.Join(s.o.Dir, "temporal.db"))
-		}
-		for _, name := range runs.SearchAttributes() {
-			argv = append(argv, "-search-attribute", name+"=Keyword")
-		}
+		return argv, os.Environ(), nil
 	}
-	var err error
-	if s.temporal, err = s.spawn("temporal", argv, os.Environ()); err != nil {
-		return err
+	argv = []string{s.bin("temporal-dev"), "-addr", addr, "-ui-addr", ui, "-namespace", s.Addresses.Namespace}
+	if !s.o.Memory {
+		argv = append(argv, "-db", filepath.Join(s.o.Dir, "temporal.db"))
 	}
+	for _, name := range runs.SearchAttributes() {
+		argv = append(argv, "-search-attribute", name+"=Keyword")
+	}
+	return argv, os.Environ(), nil
+}
+
+func (s *Stack) temporalAnswers(ctx context.Context) error {
 	c, err := client.NewLazyClient(client.Options{HostPort: s.Addresses.Temporal, Namespace: s.Addresses.Namespace, Logger: s.logs.logger("stack")})
 	if err != nil {
 		return fmt.Errorf("make a Temporal client: %w", err)
 	}
 	defer c.Close()
-	err = s.awaitReady(ctx, s.temporal, startWithin, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		_, err := c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: s.Addresses.Namespace})
-		return err
-	})
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err = c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: s.Addresses.Namespace})
+	return err
+}
+
+// StartTemporal starts the Temporal server at its address, after KillTemporal.
+func (s *Stack) StartTemporal(ctx context.Context) error { return s.start(ctx, "temporal") }
+
+// KillTemporal ends the server as a crash would.
+func (s *Stack) KillTemporal() error { return s.Part("temporal").Kill() }
+
+func (s *Stack) start(ctx context.Context, name string) error {
+	p := s.Part(name)
+	if p == nil {
+		return fmt.Errorf("start the %s: it is no part of this stack", name)
+	}
+	return p.Start(ctx)
+}
+
+// StartFunctions starts the functions, at the same address each time.
+func (s *Stack) StartFunctions(ctx context.Context) error { return s.start(ctx, "functions") }
+
+// KillFunctions ends the functions as a crash would.
+func (s *Stack) KillFunctions() error { return s.Part("functions").Kill() }
+
+// StartWorker starts the worker, at first or after KillWorker.
+func (s *Stack) StartWorker(ctx context.Context) error { return s.start(ctx, "worker") }
+
+// KillWorker ends the worker with SIGKILL, as a crash would.
+func (s *Stack) KillWorker() error { return s.Part("worker").Kill() }
+
+// StopWorker ends the worker with SIGTERM, as a deployment does.
+func (s *Stack) StopWorker() error { return s.Part("worker").Stop() }
+
+// startOwn starts the stack's own functions and worker.
+func (s *Stack) startOwn(ctx context.Context) error {
+	functions, err := s.addFunctions("functions", PartOptions{})
 	if err != nil {
 		return err
 	}
-	s.progress("%-10s %s, web UI %s", "temporal", s.Addresses.Temporal, s.Addresses.TemporalUI)
-	return nil
-}
-
-// KillTemporal ends the server as a crash would.
-func (s *Stack) KillTemporal() error { return s.temporal.kill() }
-
-// StartFunctions starts the functions, at the same address each time.
-func (s *Stack) StartFunctions(ctx context.Context) error {
-	if s.functions.running() {
-		return fmt.Errorf("the functions are running")
-	}
-	if s.Addresses.Functions == "" {
-		addr, err := freeAddr()
-		if err != nil {
-			return err
-		}
-		s.Addresses.Functions = "http://" + addr
-	}
-	_, port, _ := strings.Cut(strings.TrimPrefix(s.Addresses.Functions, "http://"), ":")
-	var err error
-	if s.functions, err = s.spawn("functions", []string{s.bin("functions")}, s.childEnv(append(s.throughProxy("functions"), "PORT="+port, "LOCAL_ONLY=true")...)); err != nil {
+	if _, err := s.addWorker("worker", PartOptions{}); err != nil {
 		return err
 	}
-	// The framework answers any path it does not know; that it does is the sign.
-	if err := s.awaitReady(ctx, s.functions, startWithin, answers(s.Addresses.Functions+"/", false)); err != nil {
+	if err := functions.Start(ctx); err != nil {
 		return err
 	}
-	s.progress("%-10s %s", "functions", s.Addresses.Functions)
-	return nil
-}
-
-// KillFunctions ends the functions as a crash would.
-func (s *Stack) KillFunctions() error { return s.functions.kill() }
-
-func (s *Stack) startWorkerUnlessWithout(ctx context.Context) error {
+	s.Addresses.Functions = functions.URL()
 	if s.o.WithoutWorker {
 		return nil
 	}
 	return s.StartWorker(ctx)
 }
 
-// StartWorker starts the worker, at first or after KillWorker.
-func (s *Stack) StartWorker(ctx context.Context) error {
-	if s.worker.running() {
-		return fmt.Errorf("the worker is running")
+// AddFunctions adds an instance of the functions under a name of its own, at an
+// address of its own (Part.URL). No trigger delivers to it: post to it, or see
+// AddDeployment. Rules at temporal know its connections by its name.
+func (s *Stack) AddFunctions(ctx context.Context, name string, o PartOptions) (*Part, error) {
+	p, err := s.addFunctions(name, o)
+	if err != nil || o.Stopped {
+		return p, err
 	}
-	addr, err := freeAddr()
-	if err != nil {
-		return err
-	}
-	if s.worker, err = s.spawn("worker", []string{s.bin("worker")}, s.childEnv(append(s.throughProxy("worker"), "PENSTOCK_HEALTH_ADDRESS="+addr)...)); err != nil {
-		return err
-	}
-	if err := s.awaitReady(ctx, s.worker, startWithin, answers("http://"+addr+"/healthz", true)); err != nil {
-		return err
-	}
-	s.progress("%-10s polling", "worker")
-	return nil
+	return p, p.Start(ctx)
 }
 
-// KillWorker ends the worker with SIGKILL, as a crash would.
-func (s *Stack) KillWorker() error { return s.worker.kill() }
-
-// StopWorker ends the worker with SIGTERM, as a deployment does.
-func (s *Stack) StopWorker() error { return s.worker.stop() }
-
-// answers is a probe of an HTTP server: any answer, or only 200.
-func answers(url string, only200 bool) func(context.Context) error {
-	probe := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	return func(ctx context.Context) error {
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return err
-		}
-		response, err := probe.Do(r)
-		if err != nil {
-			return err
-		}
-		response.Body.Close()
-		if only200 && response.StatusCode != http.StatusOK {
-			return fmt.Errorf("GET %s: %s", url, response.Status)
-		}
-		return nil
+// AddWorker adds a worker beside the stack's own, under a name of its own. Rules at
+// temporal know its connections by its name.
+func (s *Stack) AddWorker(ctx context.Context, name string, o PartOptions) (*Part, error) {
+	p, err := s.addWorker(name, o)
+	if err != nil || o.Stopped {
+		return p, err
 	}
+	return p, p.Start(ctx)
+}
+
+func (s *Stack) addFunctions(name string, o PartOptions) (*Part, error) {
+	if err := s.startProxy(name); err != nil {
+		return nil, err
+	}
+	argv := []string{cmp.Or(o.Binary, s.o.FunctionsBinary, s.bin("functions"))}
+	// The framework answers any path it does not know; that it does is the sign.
+	return s.addPart(&Part{name: name, health: "/", command: func(addr string) ([]string, []string, error) {
+		_, port, _ := strings.Cut(addr, ":")
+		own := append(s.throughProxy(name), "PORT="+port, "LOCAL_ONLY=true", "PENSTOCK_FUNCTIONS_URL=http://"+addr)
+		return argv, append(s.childEnv(own...), o.Env...), nil
+	}})
+}
+
+func (s *Stack) addWorker(name string, o PartOptions) (*Part, error) {
+	if err := s.startProxy(name); err != nil {
+		return nil, err
+	}
+	argv := []string{cmp.Or(o.Binary, s.o.WorkerBinary, s.bin("worker"))}
+	return s.addPart(&Part{name: name, health: "/healthz", only200: true, command: func(addr string) ([]string, []string, error) {
+		own := append(s.throughProxy(name), "PENSTOCK_HEALTH_ADDRESS="+addr)
+		return argv, append(s.childEnv(own...), o.Env...), nil
+	}})
+}
+
+// Deployment is a second deployment in the stack: functions and a worker of its own
+// on the same emulators and the same Temporal server.
+type Deployment struct {
+	ID                string
+	Functions, Worker *Part
+}
+
+// AddDeployment starts functions and a worker under another deployment ID, with the
+// pipelines files of a folder of their own, and triggers that deliver to them
+// besides the stack's own. The parts are named functions-ID and worker-ID, the
+// triggers storage-ID, pubsub-ID, job-status-ID and other-ID. env are variables for
+// both, as KEY=VALUE.
+func (s *Stack) AddDeployment(ctx context.Context, id, pipelines string, env ...string) (*Deployment, error) {
+	pipelines, err := filepath.Abs(pipelines)
+	if err != nil {
+		return nil, fmt.Errorf("add the deployment %s: %w", id, err)
+	}
+	named, err := readNames(pipelines)
+	if err != nil {
+		return nil, fmt.Errorf("add the deployment %s: %w", id, err)
+	}
+	if err := s.makeResources(named.buckets, named.topics); err != nil {
+		return nil, fmt.Errorf("add the deployment %s: %w", id, err)
+	}
+	o := PartOptions{Env: append([]string{"PENSTOCK_DEPLOYMENT=" + id, "PENSTOCK_PIPELINES=" + pipelines}, env...)}
+	d := &Deployment{ID: id}
+	if d.Functions, err = s.AddFunctions(ctx, "functions-"+id, o); err != nil {
+		return nil, err
+	}
+	o.Env = append(o.Env, "PENSTOCK_FUNCTIONS_URL="+d.Functions.URL())
+	if d.Worker, err = s.AddWorker(ctx, "worker-"+id, o); err != nil {
+		return nil, err
+	}
+	return d, s.addTriggers("-"+id, d.Functions.URL())
 }
 
 // StorageClient is a Cloud Storage client of this stack, whatever the process's

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -24,12 +23,14 @@ type process struct {
 	done chan struct{} // closed when it has ended
 	err  error         // how it ended, once done
 
-	mu    sync.Mutex
-	asked bool // to end: its end is no death
+	mu      sync.Mutex
+	asked   bool // to end: its end is no death
+	started bool // until then whoever starts it tells of its end
+	told    bool // of its death
 }
 
 // spawn starts a process whose output goes to the part's log. When it ends
-// without being asked to, Died tells.
+// without being asked to, once it is ready, Died tells.
 func (s *Stack) spawn(name string, argv, env []string) (*process, error) {
 	log := s.logs.part(name)
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -45,20 +46,35 @@ func (s *Stack) spawn(name string, argv, env []string) (*process, error) {
 	s.watching.Go(func() {
 		p.err = cmd.Wait()
 		close(p.done)
-		p.mu.Lock()
-		asked := p.asked
-		p.mu.Unlock()
-		if asked {
-			return
-		}
 		// What it left behind in its group ends with it.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		select {
-		case s.died <- fmt.Errorf("the %s ended by itself: %s; %s", name, p.exit(), s.logs.lastLines(name)):
-		default: // nobody listens and others died before
-		}
+		s.tell(p)
 	})
 	return p, nil
+}
+
+// ready says that a process has started: from now on its end is news.
+func (s *Stack) ready(p *process) {
+	p.mu.Lock()
+	p.started = true
+	p.mu.Unlock()
+	if !p.running() {
+		s.tell(p)
+	}
+}
+
+// tell reports the death of a process that is done, once.
+func (s *Stack) tell(p *process) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asked || !p.started || p.told {
+		return
+	}
+	p.told = true
+	select {
+	case s.died <- fmt.Errorf("the %s ended by itself: %s; %s", p.name, p.exit(), s.logs.lastLines(p.name)):
+	default: // nobody listens and others died before
+	}
 }
 
 // exit describes the end of a process that is done.
@@ -81,12 +97,16 @@ func (p *process) running() bool {
 	}
 }
 
-// stop ends it in order: SIGTERM, then SIGKILL after stopGrace. Nil is stopped.
+// stop ends it in order: SIGTERM, then SIGKILL after stopGrace. A paused one goes on
+// for it. Nil is stopped.
 func (p *process) stop() error {
 	if p == nil {
 		return nil
 	}
-	if p.signal(syscall.SIGTERM); p.ended(stopGrace) {
+	p.ask()
+	_ = p.signal(syscall.SIGTERM) // gone already: just as well
+	_ = p.signal(syscall.SIGCONT)
+	if p.ended(stopGrace) {
 		return nil
 	}
 	return errors.Join(fmt.Errorf("the %s did not stop within %s of SIGTERM and was killed", p.name, stopGrace), p.kill())
@@ -97,19 +117,27 @@ func (p *process) kill() error {
 	if p == nil {
 		return nil
 	}
-	if p.signal(syscall.SIGKILL); !p.ended(stopGrace) {
+	p.ask()
+	_ = p.signal(syscall.SIGKILL) // gone already: just as well
+	if !p.ended(stopGrace) {
 		return fmt.Errorf("the %s (process %d) survives SIGKILL", p.name, p.cmd.Process.Pid)
 	}
 	return nil
 }
 
-func (p *process) signal(sig syscall.Signal) {
+// ask makes its end no death.
+func (p *process) ask() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.asked = true
-	p.mu.Unlock()
-	if p.running() {
-		_ = syscall.Kill(-p.cmd.Process.Pid, sig) // gone meanwhile: just as well
+}
+
+// signal sends a signal to its whole group.
+func (p *process) signal(sig syscall.Signal) error {
+	if !p.running() {
+		return os.ErrProcessDone
 	}
+	return syscall.Kill(-p.cmd.Process.Pid, sig)
 }
 
 func (p *process) ended(within time.Duration) bool {
@@ -143,17 +171,6 @@ func (s *Stack) awaitReady(ctx context.Context, p *process, within time.Duration
 		case <-ticker.C:
 		}
 	}
-}
-
-// freeAddr finds a loopback port that is free now. Another process may take it
-// before a child does; the child then fails to start, and says so.
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // spawner is a goroutine bound to one thread for good: on Linux a child's

@@ -34,6 +34,7 @@ func sh(t *testing.T, s *Stack, script string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.ready(p)
 	t.Cleanup(func() { _ = p.kill() })
 	return p
 }

@@ -75,6 +75,9 @@ type Options struct {
 	// Addresses.Faults; the log of what they did is Dir/logs/faults.jsonl unless
 	// it has one. See docs/fault-lab.md. Nil: none.
 	Faults *faults.Options
+	// WorkerBinary and FunctionsBinary are programs to run in place of those that are
+	// built from Root: of another release, or changed on purpose. Empty: what is built.
+	WorkerBinary, FunctionsBinary string
 	// Env are additional variables for the functions and the worker, as KEY=VALUE.
 	Env []string
 	// WithoutWorker leaves the worker out until StartWorker.
@@ -118,10 +121,9 @@ type Stack struct {
 	stop      context.CancelFunc
 	watching  sync.WaitGroup
 	servers   []*http.Server
+	partsMu   sync.Mutex
+	parts     []*Part                  // in the order of their coming
 	proxies   map[string]*faults.Proxy // to Temporal, by the part that connects
-	temporal  *process
-	functions *process
-	worker    *process
 	died      chan error
 	closeOnce sync.Once
 	closeErr  error
@@ -158,9 +160,7 @@ func Start(ctx context.Context, o Options) (_ *Stack, err error) {
 		{"fault lab", s.startFaults},
 		{"emulators", s.startEmulators},
 		{"temporal", s.startTemporal},
-		{"proxies before Temporal", s.startProxies},
-		{"functions", s.StartFunctions},
-		{"worker", s.startWorkerUnlessWithout},
+		{"functions and the worker", s.startOwn},
 	} {
 		if err := part.start(ctx); err != nil {
 			return nil, fmt.Errorf("start the %s: %w", part.name, err)
@@ -168,7 +168,7 @@ func Start(ctx context.Context, o Options) (_ *Stack, err error) {
 	}
 	// Triggers come last: nothing is delivered before somebody can take it, and
 	// the seed is no news.
-	if err := s.addTriggers(); err != nil {
+	if err := s.addTriggers("", s.Addresses.Functions); err != nil {
 		return nil, err
 	}
 	if err := s.writeEnv(); err != nil {
@@ -187,7 +187,7 @@ func (o *Options) complete() error {
 		}
 	}
 	o.Dir = cmp.Or(o.Dir, filepath.Join(o.Root, ".penstock"))
-	for _, path := range []*string{&o.Root, &o.Dir, &o.Pipelines, &o.Templates, &o.ImageMap} {
+	for _, path := range []*string{&o.Root, &o.Dir, &o.Pipelines, &o.Templates, &o.ImageMap, &o.WorkerBinary, &o.FunctionsBinary} {
 		if *path == "" {
 			continue
 		}
@@ -412,19 +412,20 @@ func (s *Stack) serve(name string, h http.Handler) (string, error) {
 	return "http://" + listener.Addr().String(), nil
 }
 
-func (s *Stack) addTriggers() error {
+// addTriggers delivers everything to functions at a URL.
+func (s *Stack) addTriggers(suffix, url string) error {
 	form := eventarc.CloudEvents
 	if s.o.Push {
 		form = eventarc.Push
 	}
 	topic := "projects/" + s.o.Project + "/topics/storage-notifications"
-	url := s.Addresses.Functions
 	for _, t := range []eventarc.Trigger{
 		{Name: "storage", Filters: map[string]string{"type": eventarc.StorageTypePrefix + "*"}, URL: url + "/StorageTrigger", Form: form, Topic: topic},
 		{Name: "pubsub", Filters: map[string]string{"type": eventarc.MessagePublishedType}, URL: url + "/PubSubTrigger", Form: form},
 		{Name: "job-status", Filters: map[string]string{"type": eventarc.JobStatusType}, URL: url + "/JobStatus"},
 		{Name: "other", Rest: true, URL: url + "/EventTrigger"},
 	} {
+		t.Name += suffix
 		if err := s.Events.AddTrigger(t); err != nil {
 			return err
 		}
@@ -437,8 +438,23 @@ func (s *Stack) addTriggers() error {
 func (s *Stack) Died() <-chan error { return s.died }
 
 // Logs returns what a part (temporal, functions, worker, dataflow, eventarc,
-// storage, pubsub) has printed so far in this stack's life.
+// storage, pubsub, and those that were added) has printed so far in this stack's life.
 func (s *Stack) Logs(part string) string { return s.logs.text(part) }
+
+// stopParts stops whatever Temporal and the emulators serve, all at once.
+func (s *Stack) stopParts() error {
+	s.partsMu.Lock()
+	defer s.partsMu.Unlock()
+	errs := make([]error, len(s.parts))
+	var stopping sync.WaitGroup
+	for i, p := range s.parts {
+		if p.name != "temporal" && p.name != "dataflow" {
+			stopping.Go(func() { errs[i] = p.Stop() })
+		}
+	}
+	stopping.Wait()
+	return errors.Join(errs...)
+}
 
 // Close stops every part, removes dev.env and waits. It may be called again.
 func (s *Stack) Close() error {
@@ -448,9 +464,7 @@ func (s *Stack) Close() error {
 		if s.lock != nil {
 			errs = append(errs, s.removeEnv())
 		}
-		for _, p := range []*process{s.worker, s.functions} {
-			errs = append(errs, p.stop())
-		}
+		errs = append(errs, s.stopParts())
 		if s.Events != nil {
 			errs = append(errs, s.Events.Close())
 		}
@@ -469,7 +483,7 @@ func (s *Stack) Close() error {
 		for _, p := range s.proxies {
 			errs = append(errs, p.Close())
 		}
-		errs = append(errs, s.temporal.stop())
+		errs = append(errs, s.Part("temporal").Stop())
 		s.watching.Wait()
 		if s.Faults != nil {
 			errs = append(errs, s.Faults.Close())
