@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -205,4 +206,49 @@ func TestOneStackAFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	again.Close()
+}
+
+// TestLostPortIsNoFailure: somebody listens where a part wants to, on its first try.
+func TestLostPortIsNoFailure(t *testing.T) {
+	s := bare(t)
+	s.o.Progress = io.Discard
+	var tried []string
+	p, err := s.addPart(&Part{name: "part", command: func(addr string) ([]string, []string, error) {
+		tried = append(tried, addr)
+		script := "exec sleep 1000"
+		if len(tried) == 1 {
+			script = "echo 'listen tcp " + addr + ": bind: address already in use' >&2; exit 1"
+		}
+		return []string{"/bin/sh", "-c", script}, os.Environ(), nil
+	}, await: func(context.Context) error {
+		if len(tried) == 1 {
+			return errors.New("not yet")
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(tried) != 2 || tried[0] == tried[1] || p.Addr() != tried[1] {
+		t.Errorf("tried %q, serves on %q", tried, p.Addr())
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if tried[2] != tried[1] {
+		t.Errorf("it came back at %s, was at %s", tried[2], tried[1])
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	s.watching.Wait()
+	if len(s.died) != 0 {
+		t.Errorf("reported %v", <-s.died)
+	}
 }
