@@ -303,9 +303,20 @@ func (l *Ledger) record(ctx context.Context, deployment, pipeline, key, chain st
 // ended last, whether or not they claimed the key. The key is given by its KeyHash.
 // errors.Is(err, ErrNotFound): there is none.
 func (l *Ledger) Last(ctx context.Context, deployment, pipeline, keyHash string) (Record, error) {
-	fail := func(err error) (Record, error) {
-		return Record{}, fmt.Errorf("look for final records of the key with the hash %s of pipeline %q: %w", clip(keyHash), clip(pipeline), err)
+	records, err := l.Records(ctx, deployment, pipeline, keyHash)
+	if err != nil {
+		return Record{}, err
 	}
+	if len(records) == 0 {
+		return Record{}, failedRecords(pipeline, keyHash, ErrNotFound)
+	}
+	return slices.MaxFunc(records, func(a, b Record) int { return a.Ended.Compare(b.Ended) }), nil
+}
+
+// Records are the final records that the runs of a key left, one a chain, in no order,
+// whether or not they claimed the key. The key is given by its KeyHash.
+func (l *Ledger) Records(ctx context.Context, deployment, pipeline, keyHash string) ([]Record, error) {
+	fail := func(err error) ([]Record, error) { return nil, failedRecords(pipeline, keyHash, err) }
 	err := checkPipeline(deployment, pipeline)
 	if !keyHashRE.MatchString(keyHash) {
 		err = errors.Join(err, errors.New("it is no SHA-256"))
@@ -326,7 +337,7 @@ func (l *Ledger) Last(ctx context.Context, deployment, pipeline, keyHash string)
 	if err != nil {
 		return fail(err)
 	}
-	var last Record
+	var records []Record
 	for _, name := range names {
 		data, _, err := l.store.read(ctx, name)
 		if errors.Is(err, ErrNotFound) {
@@ -342,14 +353,13 @@ func (l *Ledger) Last(ctx context.Context, deployment, pipeline, keyHash string)
 		if err != nil {
 			return fail(l.damaged(name, err))
 		}
-		if last.Chain == "" || r.Ended.After(last.Ended) {
-			last = r
-		}
+		records = append(records, r)
 	}
-	if last.Chain == "" {
-		return fail(ErrNotFound)
-	}
-	return last, nil
+	return records, nil
+}
+
+func failedRecords(pipeline, keyHash string, err error) error {
+	return fmt.Errorf("look for final records of the key with the hash %s of pipeline %q: %w", clip(keyHash), clip(pipeline), err)
 }
 
 // read reads a claim and the record of its chain. belongs says whether the claim

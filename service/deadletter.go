@@ -1,15 +1,11 @@
 package service
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -186,7 +182,7 @@ type RedriveDecision struct {
 // What becomes a dead letter meanwhile is left for another time.
 func (d *DeadLetters) Redrive(ctx context.Context, q RedriveRequest) ([]Redriven, error) {
 	if d.FunctionsURL == "" {
-		return nil, errors.New("where are the functions? Set PENSTOCK_FUNCTIONS_URL to their base URL")
+		return nil, errNoFunctions
 	}
 	if q.Before.IsZero() {
 		q.Before = time.Now()
@@ -228,9 +224,6 @@ func (d *DeadLetters) Redrive(ctx context.Context, q RedriveRequest) ([]Redriven
 	return redriven, errors.Join(append(errs, d.Queue.Release(ctx, release...))...)
 }
 
-// redriveTimeout bounds one delivery: a function may take its whole time for an event.
-const redriveTimeout = 60 * time.Second
-
 // redrive delivers one. answered is false where that could not be for a reason that the next one would meet, too.
 func (d *DeadLetters) redrive(ctx context.Context, r *deadletters.Received, q *RedriveRequest, entry *Redriven) (answered bool, err error) {
 	l, identity, err := d.delivery(ctx, r, q)
@@ -242,48 +235,10 @@ func (d *DeadLetters) redrive(ctx context.Context, r *deadletters.Received, q *R
 	if err := d.Queue.Extend(ctx, *r); err != nil {
 		return true, err
 	}
-	target, err := url.JoinPath(d.FunctionsURL, l.EntryPoint)
+	answer, answered, err := Functions{URL: d.FunctionsURL, Token: d.Token}.deliver(ctx, l, identity)
+	entry.Status, entry.Decisions = answer.status, answer.decisions
 	if err != nil {
-		return false, fmt.Errorf("the functions' URL %q: %w", d.FunctionsURL, err)
-	}
-	if l.Topic != "" {
-		target += "?" + url.Values{"topic": {l.Topic}}.Encode()
-	}
-	ctx, cancel := context.WithTimeout(ctx, redriveTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(l.Body))
-	if err != nil {
-		return false, fmt.Errorf("deliver to %s: %w", target, err)
-	}
-	request.Header = l.Header.Clone()
-	if identity != "" {
-		request.Header.Set(deadletters.HeaderIdentity, url.PathEscape(identity))
-	}
-	if d.Token != "" {
-		request.Header.Set("Authorization", "Bearer "+d.Token)
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return false, fmt.Errorf("deliver: %w", err)
-	}
-	defer func() { _ = answer.Body.Close() }() // only read from
-	entry.Status = answer.StatusCode
-	const most = 1 << 20
-	text, _ := io.ReadAll(io.LimitReader(answer.Body, most)) // the status counts; the text explains it
-	var said struct {
-		Decisions []RedriveDecision `json:"decisions"`
-		Error     string            `json:"error"`
-	}
-	ours := json.Unmarshal(text, &said) == nil && said.Decisions != nil
-	entry.Decisions = said.Decisions
-	switch {
-	case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden:
-		return false, fmt.Errorf("%s answers %s: set PENSTOCK_FUNCTIONS_TOKEN to an identity token that may call the functions", target, answer.Status)
-	case answer.StatusCode/100 != 2:
-		return true, fmt.Errorf("%s answers %s: %s", target, answer.Status, cmp.Or(said.Error, reasons(said.Decisions), clip(text)))
-	case !ours:
-		// Whoever answered 200 there is no function of ours: to take its word for it would lose the event.
-		return false, fmt.Errorf("%s answers %s, but not as Penstock's functions do: %q", target, answer.Status, clip(text))
+		return answered, err
 	}
 	if err := d.Queue.Ack(ctx, *r); err != nil {
 		return true, fmt.Errorf("it was delivered, and yet is still a dead letter, which does no harm: %w", err)
