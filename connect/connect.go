@@ -1,6 +1,7 @@
 // Package connect makes Temporal clients from Temporal's standard environment:
 // TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, TEMPORAL_API_KEY, TEMPORAL_TLS…, or a
-// configuration file with the same.
+// configuration file with the same. Credentials that lie in files are read again
+// while the client lives, so that they can be rotated without a restart.
 //
 // Source: https://docs.temporal.io/develop/environment-configuration
 package connect
@@ -10,13 +11,16 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
 
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/contrib/envconfig"
 	"go.temporal.io/sdk/log"
 )
+
+// EnvAPIKeyFile names a file that holds the Temporal API key and nothing else, such as
+// a mounted secret. It goes before TEMPORAL_API_KEY.
+const EnvAPIKeyFile = "PENSTOCK_TEMPORAL_API_KEY_FILE"
 
 // Options are the client options that the environment describes, with the name of
 // the address and namespace filled in where it leaves them to defaults. identity
@@ -27,6 +31,13 @@ func Options(identity string, logger *slog.Logger) (client.Options, error) {
 
 // OptionsFrom is Options with another environment than the process's.
 func OptionsFrom(env envconfig.EnvLookup, identity string, logger *slog.Logger) (client.Options, error) {
+	return options(env, identity, logger, time.Now)
+}
+
+func options(env envconfig.EnvLookup, identity string, logger *slog.Logger, now func() time.Time) (client.Options, error) {
+	if logger == nil {
+		logger = slog.Default()
+	}
 	profile, err := load(env)
 	if err != nil {
 		return client.Options{}, err
@@ -34,9 +45,6 @@ func OptionsFrom(env envconfig.EnvLookup, identity string, logger *slog.Logger) 
 	options, err := profile.ToClientOptions(envconfig.ToClientOptionsRequest{})
 	if err != nil {
 		return client.Options{}, fmt.Errorf("read Temporal's configuration from the environment: %w", err)
-	}
-	if logger == nil {
-		logger = slog.Default()
 	}
 	if options.HostPort == "" {
 		options.HostPort = client.DefaultHostPort
@@ -47,8 +55,12 @@ func OptionsFrom(env envconfig.EnvLookup, identity string, logger *slog.Logger) 
 	options.Identity = identity
 	options.Logger = log.NewStructuredLogger(logger)
 	if profile.APIKey != "" {
-		key := &apiKey{env: env, value: profile.APIKey, read: time.Now()}
+		key := &apiKey{env: env, log: logger, now: now, value: profile.APIKey, read: now()}
 		options.Credentials = client.NewAPIKeyDynamicCredentials(key.get)
+	}
+	if conf := options.ConnectionOptions.TLS; conf != nil && profile.TLS != nil && profile.TLS.ClientCertPath != "" {
+		certificate := &certificate{certPath: profile.TLS.ClientCertPath, keyPath: profile.TLS.ClientKeyPath, log: logger, last: conf.Certificates[0]}
+		conf.Certificates, conf.GetClientCertificate = nil, certificate.get
 	}
 	return options, nil
 }
@@ -76,32 +88,10 @@ func load(env envconfig.EnvLookup) (envconfig.ClientConfigProfile, error) {
 	if err != nil {
 		return envconfig.ClientConfigProfile{}, fmt.Errorf("read Temporal's configuration from the environment: %w", err)
 	}
-	return profile, nil
-}
-
-// apiKeyAge is how long an API key that was read is used before it is read again: so
-// soon a rotated one is in force.
-const apiKeyAge = time.Minute
-
-// apiKey reads the key anew now and then, so that one that lies in a mounted
-// configuration file can be rotated without a restart.
-type apiKey struct {
-	env envconfig.EnvLookup
-
-	mu    sync.Mutex
-	value string
-	read  time.Time
-}
-
-func (k *apiKey) get(context.Context) (string, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if time.Since(k.read) > apiKeyAge {
-		k.read = time.Now()
-		// A file that is being replaced may be unreadable for a moment: the key in hand goes on.
-		if p, err := load(k.env); err == nil && p.APIKey != "" {
-			k.value = p.APIKey
+	if path, _ := env.LookupEnv(EnvAPIKeyFile); path != "" {
+		if profile.APIKey, err = readKey(path); err != nil {
+			return envconfig.ClientConfigProfile{}, err
 		}
 	}
-	return k.value, nil
+	return profile, nil
 }
