@@ -137,6 +137,10 @@ var calls = map[string]struct {
 		_, err := c.Find(ctx, "acme", "us-central1", "a")
 		return err
 	}},
+	"list": {false, func(ctx context.Context, c *dataflow.Client) error {
+		_, err := c.List(ctx, "acme", "us-central1")
+		return err
+	}},
 	"get": {false, func(ctx context.Context, c *dataflow.Client) error {
 		_, err := c.Get(ctx, "acme", "us-central1", "id")
 		return err

@@ -24,9 +24,12 @@ const (
 	scope          = "https://www.googleapis.com/auth/cloud-platform"
 	defaultTimeout = time.Minute
 
-	// Of a list: a name has one job an attempt, so that this many mean that something else is wrong.
-	listPageSize = 100
-	maxListPages = 20
+	// Of a look by name: a name has one job an attempt, so that this many mean that something else is wrong.
+	findPageSize = 100
+	maxFindPages = 20
+	// Of the list of active jobs: far more than a project's quota of concurrent jobs, wherever it was raised to.
+	listPageSize = 1000
+	maxListPages = 100
 )
 
 var errNull = errors.New("the answer is null")
@@ -160,11 +163,11 @@ func call[T any](ctx context.Context, c *Client, e Error, write bool, do func(ct
 // place checks what becomes part of a request's path.
 func (e *Error) place() error {
 	bad := checkPlace(e.Project, e.Location)
-	if e.Op == "find" {
-		if !validJobName(e.Name) {
-			bad = append(bad, Violation{"name", fmt.Sprintf("%q is no job name", clip(e.Name))})
-		}
-	} else if !jobIDRule.MatchString(e.JobID) {
+	switch {
+	case e.Op == "list":
+	case e.Op == "find" && !validJobName(e.Name):
+		bad = append(bad, Violation{"name", fmt.Sprintf("%q is no job name", clip(e.Name))})
+	case e.Op != "find" && !jobIDRule.MatchString(e.JobID):
 		bad = append(bad, Violation{"jobId", fmt.Sprintf("%q is no job ID", clip(e.JobID))})
 	}
 	if len(bad) > 0 {
@@ -250,34 +253,71 @@ func (c *Client) Find(ctx context.Context, project, location, name string) ([]Jo
 		return nil, err
 	}
 	found := make(map[string]Job)
+	err := c.pages(ctx, e, maxFindPages, func(list *v1b3.ProjectsLocationsJobsListCall) {
+		list.Name(name).Filter("ALL").PageSize(findPageSize)
+	}, func(j *v1b3.Job) {
+		if j.Name == name {
+			found[j.Id] = jobOf(j, project, location)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newestFirst(found), nil
+}
+
+// List lists the active jobs of a location, whatever their names, newest first. They have no labels. The list may lag
+// behind: that a job is not in it proves nothing. A list that is not complete is an error.
+func (c *Client) List(ctx context.Context, project, location string) ([]Job, error) {
+	e := Error{Op: "list", Project: project, Location: location}
+	if err := e.place(); err != nil {
+		return nil, err
+	}
+	found := make(map[string]Job)
+	err := c.pages(ctx, e, maxListPages, func(list *v1b3.ProjectsLocationsJobsListCall) {
+		list.Filter("ACTIVE").PageSize(listPageSize)
+	}, func(j *v1b3.Job) {
+		found[j.Id] = jobOf(j, project, location)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newestFirst(found), nil
+}
+
+// pages reads every page of a list. A job can be on two of them when one is made in between.
+func (c *Client) pages(ctx context.Context, e Error, most int, ask func(*v1b3.ProjectsLocationsJobsListCall), each func(*v1b3.Job)) error {
 	token := ""
-	for range maxListPages {
+	for range most {
 		page, err := call(ctx, c, e, false, func(ctx context.Context) (*v1b3.ListJobsResponse, error) {
-			return c.api.Projects.Locations.Jobs.List(project, location).Name(name).Filter("ALL").
-				PageSize(listPageSize).PageToken(token).
-				Fields("nextPageToken,failedLocation,jobs(" + jobFields + ")").Context(ctx).Do()
+			list := c.api.Projects.Locations.Jobs.List(e.Project, e.Location)
+			ask(list)
+			return list.PageToken(token).Fields("nextPageToken,failedLocation,jobs(" + jobFields + ")").Context(ctx).Do()
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if len(page.FailedLocation) > 0 {
 			e.Kind, e.Message = KindTransient, "the API could not ask the location for its jobs"
-			return nil, &e
+			return &e
 		}
 		for _, j := range page.Jobs {
-			// A job can be on two pages when one is made between them.
-			if j != nil && j.Name == name {
-				found[j.Id] = jobOf(j, project, location)
+			if j != nil {
+				each(j)
 			}
 		}
 		if token = page.NextPageToken; token == "" {
-			return slices.SortedFunc(maps.Values(found), func(a, b Job) int {
-				return cmp.Or(b.CreateTime.Compare(a.CreateTime), strings.Compare(b.ID, a.ID))
-			}), nil
+			return nil
 		}
 	}
-	e.Kind, e.Message = KindTransient, fmt.Sprintf("the list does not end within %d pages", maxListPages)
-	return nil, &e
+	e.Kind, e.Message = KindTransient, fmt.Sprintf("the list does not end within %d pages", most)
+	return &e
+}
+
+func newestFirst(jobs map[string]Job) []Job {
+	return slices.SortedFunc(maps.Values(jobs), func(a, b Job) int {
+		return cmp.Or(b.CreateTime.Compare(a.CreateTime), strings.Compare(b.ID, a.ID))
+	})
 }
 
 // Get reads one job, with its labels.

@@ -148,6 +148,55 @@ func TestFind(t *testing.T) {
 	}
 }
 
+func TestList(t *testing.T) {
+	pages := map[string]string{
+		"": `{"nextPageToken": "2", "jobs": [
+			{"id": "first", "name": "a", "type": "JOB_TYPE_BATCH", "currentState": "JOB_STATE_RUNNING", "createTime": "2026-11-22T06:00:00Z"},
+			{"id": "third", "name": "b", "type": "JOB_TYPE_STREAMING", "currentState": "JOB_STATE_DRAINING", "createTime": "2026-11-22T06:00:02Z"}]}`,
+		"2": `{"jobs": [
+			{"id": "first", "name": "a", "type": "JOB_TYPE_BATCH", "currentState": "JOB_STATE_RUNNING", "createTime": "2026-11-22T06:00:00Z"}, null,
+			{"id": "second", "name": "a", "type": "JOB_TYPE_BATCH", "currentState": "JOB_STATE_QUEUED", "createTime": "2026-11-22T06:00:01Z",
+			"currentStateTime": "2026-11-22T06:00:01.123456Z"}]}`,
+	}
+	a := serve(t, func(w http.ResponseWriter, r *http.Request) { reply(200, pages[r.URL.Query().Get("pageToken")])(w, r) })
+	got, err := a.client.List(t.Context(), "acme", "us-central1")
+	at := time.Date(2026, 11, 22, 6, 0, 0, 0, time.UTC)
+	want := []dataflow.Job{
+		{ID: "third", Name: "b", Project: "acme", Location: "us-central1", Type: dataflow.TypeStreaming, State: dataflow.StateDraining, CreateTime: at.Add(2 * time.Second)},
+		{ID: "second", Name: "a", Project: "acme", Location: "us-central1", Type: dataflow.TypeBatch, State: dataflow.StateQueued,
+			CreateTime: at.Add(time.Second), StateTime: at.Add(time.Second + 123456*time.Microsecond)},
+		{ID: "first", Name: "a", Project: "acme", Location: "us-central1", Type: dataflow.TypeBatch, State: dataflow.StateRunning, CreateTime: at},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
+	}
+	r, _ := a.last(t)
+	if q := r.URL.Query(); r.URL.Path != "/v1b3/projects/acme/locations/us-central1/jobs" || q.Get("filter") != "ACTIVE" || q.Has("name") {
+		t.Errorf("asked %s", r.URL)
+	}
+	if n := a.requests(); n != 2 {
+		t.Errorf("%d requests for 2 pages", n)
+	}
+}
+
+func TestListTellsWhenItIsNotWholeAndHowLongToWait(t *testing.T) {
+	for name, answer := range map[string]http.HandlerFunc{
+		"without an end":     reply(200, `{"nextPageToken": "again", "jobs": [{"id": "x", "name": "a"}]}`),
+		"a place is missing": reply(200, `{"failedLocation": [{"name": "us-central1"}], "jobs": [{"id": "x", "name": "a"}]}`),
+		"too many requests": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Retry-After", "17")
+			refuse(429, "", "", "slow down")(w, r)
+		},
+	} {
+		a := serve(t, answer)
+		jobs, err := a.client.List(t.Context(), "acme", "us-central1")
+		e := failure(t, err, dataflow.KindTransient)
+		if jobs != nil || name == "too many requests" && e.RetryAfter != 17*time.Second {
+			t.Errorf("%s: %v, wait %v", name, jobs, e.RetryAfter)
+		}
+	}
+}
+
 // Half a list would let a job be launched that exists.
 func TestFindTellsWhenItIsNotWhole(t *testing.T) {
 	for name, answer := range map[string]string{
@@ -198,7 +247,8 @@ func TestHostileIDs(t *testing.T) {
 		_, messagesErr := c.FirstError(ctx, "acme", "us-central1", id)
 		_, findErr := c.Find(ctx, "acme", "us-central1", id)
 		_, placeErr := c.Find(ctx, id, id+"/", "a")
-		for _, err := range []error{getErr, metricsErr, messagesErr, findErr, placeErr,
+		_, listErr := c.List(ctx, id, id+"/")
+		for _, err := range []error{getErr, metricsErr, messagesErr, findErr, placeErr, listErr,
 			c.Cancel(ctx, "acme", "us-central1", id, false), c.Drain(ctx, "acme", "us-central1", id)} {
 			if e := failure(t, err, dataflow.KindInvalid); len(e.Violations) == 0 {
 				t.Errorf("%v names no parameter", err)

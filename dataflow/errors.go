@@ -52,7 +52,7 @@ func KindOf(err error) Kind {
 
 // Error is what every method of Client returns when it fails. It marshals as JSON, without the wrapped cause.
 type Error struct {
-	Op       string `json:"op"` // launch, find, get, cancel, drain, metrics, messages
+	Op       string `json:"op"` // launch, find, list, get, cancel, drain, metrics, messages
 	Project  string `json:"project,omitempty"`
 	Location string `json:"location,omitempty"`
 	Name     string `json:"name,omitempty"`  // the job's name, of launch and find

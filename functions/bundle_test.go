@@ -281,7 +281,11 @@ func (s *stubTemporal) SignalWithStartWorkflow(ctx context.Context, id, name str
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.signals = append(s.signals, sent{id, name, arg})
-	s.started = append(s.started, start{o, workflow.(string), args[0].(converter.RawValue).Payload().GetData()})
+	input, err := converter.GetDefaultDataConverter().ToPayload(args[0])
+	if err != nil {
+		return nil, err
+	}
+	s.started = append(s.started, start{o, workflow.(string), input.GetData()})
 	return nil, nil
 }
 

@@ -47,11 +47,32 @@ func (r *receiver) jobStatus(ctx context.Context, d *delivery, e *events.Event) 
 	case err == nil:
 		decision.Outcome, decision.Reason = Signalled, job.State
 	case noOpenWorkflow(err):
-		// The news came late, or the job is one that nobody watches: a redelivery would change neither.
-		decision.Outcome, decision.Reason = Skipped, fmt.Sprintf("%s, and no workflow watches the job any more", job.State)
+		decision = r.unwatched(ctx, c, job, decision)
 	default:
 		decision = undecided(decision, fmt.Errorf("signal the state %s to workflow %s: %w", job.State, decision.RunID, err))
 	}
 	a.Decisions = []Decision{decision}
 	return a
+}
+
+// unwatched decides about news that no workflow waits for. They came late, or the job is one that nobody watches: a
+// redelivery would change neither. A job that is over needs nobody; one that is not is the sweep's to look at.
+func (r *receiver) unwatched(ctx context.Context, c temporal, job *events.JobStatus, decision Decision) Decision {
+	decision.Outcome, decision.Reason = Skipped, fmt.Sprintf("%s, and no workflow watches the job any more", job.State)
+	if terminalStates[job.State] {
+		return decision
+	}
+	at := runs.Place{Deployment: r.settings.deployment, Project: job.Project, Location: job.Location}
+	ask := runs.SweepAsk{JobID: job.JobID, JobName: job.JobName, State: job.State, StateTime: job.StateTime}
+	if err := runs.AskForSweep(ctx, c, at, ask); err != nil {
+		return undecided(decision, fmt.Errorf("no workflow watches the job %s, which is %s: %w", job.JobName, job.State, err))
+	}
+	decision.Reason += "; the sweep was asked to look for it"
+	return decision
+}
+
+// terminalStates are the states of a job that is over for good. (The Dataflow client, which knows them too, is nothing for
+// a function to link.)
+var terminalStates = map[string]bool{
+	"JOB_STATE_DONE": true, "JOB_STATE_FAILED": true, "JOB_STATE_CANCELLED": true, "JOB_STATE_DRAINED": true, "JOB_STATE_UPDATED": true,
 }

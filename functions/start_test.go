@@ -132,6 +132,50 @@ func TestJobStatusGoesToTheJobsWorkflow(t *testing.T) {
 	}
 }
 
+// A job whose workflow is gone needs nobody once it is over. One that goes on is the sweep's to look for.
+func TestJobStatusThatNobodyWaitsFor(t *testing.T) {
+	const job, sweep = "dataflow/penstock-dev/us-central1/dev-orders-load-abc-1", "dev/sweep/penstock-dev/us-central1"
+	gone := overTheWire(serviceerror.NewNotFound("workflow not found"))
+	for name, tt := range map[string]struct {
+		state  string
+		ask    error // of the ask
+		status int
+		asks   int
+	}{
+		"a job that is over":                     {"JOB_STATE_DONE", nil, 200, 0},
+		"a job that was updated":                 {"JOB_STATE_UPDATED", nil, 200, 0},
+		"a job that runs":                        {"JOB_STATE_RUNNING", nil, 200, 1},
+		"a job in a state that Google added":     {"JOB_STATE_PONDERING", nil, 200, 1},
+		"a job that runs, and the sweep is deaf": {"JOB_STATE_RUNNING", serviceerror.NewUnavailable("down"), 503, 0},
+		"a job that runs, and a proxy answers":   {"JOB_STATE_RUNNING", proxyNotFound(), 503, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			b.temporal.fail = func(id string) error {
+				if id == job {
+					return gone
+				}
+				return tt.ask
+			}
+			w, _ := b.post(t, NameJobStatus, jobEvent("dev-orders-load-abc-1", tt.state))
+			if w.Code != tt.status || len(b.temporal.signals) != tt.asks {
+				t.Fatalf("answered %d, asked %+v", w.Code, b.temporal.signals)
+			}
+			if tt.asks == 0 {
+				return
+			}
+			signal, start := b.temporal.signals[0], b.temporal.started[0]
+			ask, _ := signal.arg.(runs.SweepAsk)
+			if signal.workflowID != sweep || signal.name != runs.SignalAsk || ask.Watched || ask.JobID != "2026-11-22_1" || ask.Version != runs.RecordVersion {
+				t.Errorf("asked %+v", signal)
+			}
+			if start.workflow != runs.TypeSweep || start.options.ID != sweep || start.options.TaskQueue != "penstock-dev" {
+				t.Errorf("started %s with %+v", start.workflow, start.options)
+			}
+		})
+	}
+}
+
 func TestKeyThatAnotherEventTook(t *testing.T) {
 	b := setup(t, dailyFile)
 	post := func(object string, generation int) Decision {

@@ -72,6 +72,21 @@ func TestNamesAreFrozen(t *testing.T) {
 	}
 }
 
+// So do the sweep's: with another name there would be two of them in a place.
+func TestSweepNamesAreFrozen(t *testing.T) {
+	for _, tt := range [][5]string{
+		{"dev", "penstock-dev", "us-central1", "dev/sweep/penstock-dev/us-central1", "dev/sweep/penstock-dev/us-central1/daily"},
+		{"prod", "example.com:acme", "europe-west4", "prod/sweep/example.com:acme/europe-west4", "prod/sweep/example.com:acme/europe-west4/daily"},
+	} {
+		if sweep, daily := runs.SweepWorkflowID(tt[0], tt[1], tt[2]), runs.DailySweepID(tt[0], tt[1], tt[2]); sweep != tt[3] || daily != tt[4] {
+			t.Errorf("%s and %s, want %s and %s", sweep, daily, tt[3], tt[4])
+		}
+		if _, _, _, _, ok := runs.ParseRunID(tt[3]); ok {
+			t.Errorf("%s passes for a run's ID", tt[3])
+		}
+	}
+}
+
 func deployments() *rapid.Generator[string] { return rapid.StringMatching(`[a-z][a-z0-9]{1,11}`) }
 func names() *rapid.Generator[string] {
 	return rapid.StringMatching(`[a-z]([-a-z0-9]{0,38}[a-z0-9])?`)

@@ -167,6 +167,9 @@ type JobInput struct {
 	Attributes bool `json:"attributes,omitempty"`
 	// Timing holds the waits, as the run took them from its worker.
 	Timing Timing `json:"timing,omitzero"`
+	// Sweep says that the workflow asks the place's sweep for news. What began before
+	// there was one looks for itself.
+	Sweep bool `json:"sweep,omitempty"`
 	// Resume carries the state over a continue-as-new; nil at the start.
 	Resume *JobState `json:"resume,omitempty"`
 }
@@ -233,6 +236,8 @@ type JobStatus struct {
 	ReplacedBy string `json:"replacedBy,omitempty"`
 	// Event is the identity of the event, for the history's reader.
 	Event string `json:"event,omitempty"`
+	// Forgotten says that Dataflow knows no such job, which the sweep tells.
+	Forgotten bool `json:"forgotten,omitempty"`
 }
 
 // Reasons for a stop.
@@ -242,11 +247,14 @@ const (
 	StopFailing   = "failing"    // another step of the run failed
 	StopRunClosed = "run-closed" // the run is over, or gone, and its job is not
 	StopWrongType = "wrong-type" // the job is not of the type that the step declares
+	StopOrphan    = "orphan"     // nobody watched the job any more, and the sweep was to end it
 )
 
 // Stop is the payload of SignalStop.
 type Stop struct {
 	Reason string `json:"reason"`
+	// NoDrain has a streaming job cancelled at once.
+	NoDrain bool `json:"noDrain,omitempty"`
 }
 
 // Running is the payload of SignalRunning.

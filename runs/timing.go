@@ -17,7 +17,8 @@ type Timing struct {
 	// not in it that long after an unanswered launch is taken not to exist.
 	// Defaults to 2 minutes.
 	Horizon time.Duration `json:"horizon,omitempty"`
-	// Safety is how often a job without news is looked at. Defaults to 1 hour.
+	// Safety is how long a job goes without news before its workflow asks for some, at
+	// most. Defaults to 1 hour.
 	Safety time.Duration `json:"safety,omitempty"`
 	// CancelGrace is how long a cancel may take before it is forced. Defaults to 30 minutes.
 	CancelGrace time.Duration `json:"cancelGrace,omitempty"`
@@ -29,6 +30,12 @@ type Timing struct {
 	// Call bounds each activity, and so how long a killed one goes unnoticed.
 	// Defaults to 30 seconds.
 	Call time.Duration `json:"call,omitempty"`
+	// OrphanRecheck is how long after its first sight a job that seems to be nobody's
+	// is looked at again before it is taken for an orphan. Defaults to 10 minutes.
+	OrphanRecheck time.Duration `json:"orphanRecheck,omitempty"`
+	// Gather is how long a sweep waits for more to ask before it lists jobs; while
+	// they go on asking, six times as long at most. Defaults to 5 seconds.
+	Gather time.Duration `json:"gather,omitempty"`
 }
 
 // WithDefaults replaces zero fields by their defaults.
@@ -44,6 +51,8 @@ func (t Timing) WithDefaults() Timing {
 	def(&t.DrainGrace, time.Hour)
 	def(&t.HandOver, 5*time.Minute)
 	def(&t.Call, 30*time.Second)
+	def(&t.OrphanRecheck, 10*time.Minute)
+	def(&t.Gather, 5*time.Second)
 	return t
 }
 
@@ -53,7 +62,7 @@ func (t Timing) Validate() error {
 	for _, f := range []struct {
 		name string
 		d    time.Duration
-	}{{"Horizon", t.Horizon}, {"Safety", t.Safety}, {"CancelGrace", t.CancelGrace}, {"DrainGrace", t.DrainGrace}, {"HandOver", t.HandOver}, {"Call", t.Call}} {
+	}{{"Horizon", t.Horizon}, {"Safety", t.Safety}, {"CancelGrace", t.CancelGrace}, {"DrainGrace", t.DrainGrace}, {"HandOver", t.HandOver}, {"Call", t.Call}, {"OrphanRecheck", t.OrphanRecheck}, {"Gather", t.Gather}} {
 		if f.d < 0 {
 			return fmt.Errorf("the wait %s is %v; it must not be negative", f.name, f.d)
 		}
