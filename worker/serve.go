@@ -126,6 +126,9 @@ func workerOptions(s Settings) sdkworker.Options {
 		WorkerStopTimeout:          stopWithin,
 		WorkflowTaskPollerBehavior: autoscaling(),
 		ActivityTaskPollerBehavior: autoscaling(),
+		// Everything is called by its registered name. With aliases the SDK takes the type
+		// "Run" for the method Run, which is StreamingRun as well: a pinned run would move.
+		DisableRegistrationAliasing: true,
 	}
 	if v := s.Version; v != nil {
 		o.DeploymentOptions = sdkworker.DeploymentOptions{
