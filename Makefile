@@ -29,11 +29,11 @@ dev: .penstock/bin/penstock-dev ## Run everything here: make dev [PIPELINES=dir]
 	@exec .penstock/bin/penstock-dev -pipelines "$(PIPELINES)" $(if $(STATE),-state "$(STATE)") $(ARGS)
 
 # Not `go run`: it does not pass every signal on.
-.PHONY: .penstock/bin/penstock-dev .penstock/bin/penstock-demo
-.penstock/bin/penstock-dev .penstock/bin/penstock-demo:
+.PHONY: .penstock/bin/penstock-dev .penstock/bin/penstock-demo .penstock/bin/penstock-chaos
+.penstock/bin/penstock-dev .penstock/bin/penstock-demo .penstock/bin/penstock-chaos:
 	@mkdir -p .penstock/bin
 	@test -x $@ || echo "building   $(@F): the first time takes about two minutes"
-	@cd dev && go build -o ../$@ ./cmd/$(patsubst penstock-demo,demo,$(@F))
+	@cd dev && go build -o ../$@ ./cmd/$(patsubst penstock-chaos,chaos,$(patsubst penstock-demo,demo,$(@F)))
 
 .PHONY: build
 build: ## Build the CLI into .penstock/bin/penstock
@@ -63,6 +63,14 @@ test-unit: ## Test every package of every module, without the local stack
 .PHONY: test-e2e
 test-e2e: ## Test the whole on the local stack: a real Temporal server, real Beam pipelines
 	cd dev && go test -timeout 30m ./stack/... ./e2e/...
+
+.PHONY: chaos
+chaos: .penstock/bin/penstock-chaos ## Kill, starve and lie to all of it, and check [SCENARIO=a,b] [SIZE=full] [SEED=n] [ARGS=-v]
+	@exec .penstock/bin/penstock-chaos $(if $(SCENARIO),-scenario "$(SCENARIO)") $(if $(SIZE),-size $(SIZE)) $(if $(SEED),-seed $(SEED)) $(ARGS)
+
+.PHONY: chaos-short
+chaos-short: .penstock/bin/penstock-chaos ## The same in little, for every commit: about a minute
+	@exec .penstock/bin/penstock-chaos -size short $(if $(SEED),-seed $(SEED)) $(ARGS)
 
 .PHONY: simulate
 simulate: ## Run random SCHEDULES (10000) of the workflows, or the one of a SEED with its trace

@@ -1,0 +1,313 @@
+package chaos
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/penstock/penstock/runs"
+)
+
+// Check holds the witnesses against each other and returns what they show to be broken:
+//
+//   - I1: each step of each key ran exactly one job that counted, under names without a hole, never two at once;
+//   - I2: each acknowledged event led to a run, a decision on record or a dead letter;
+//   - I3: each run says of its jobs what they themselves came to;
+//   - I4: the last run closed within the bound after the last fault;
+//   - left: no job is active and no workflow open.
+func Check(r Record) []Violation {
+	c := &checker{Record: r, jobs: map[string][]Job{}, runs: map[string][]Execution{}, claimed: map[string]bool{}}
+	for _, j := range r.Jobs {
+		c.jobs[j.Name] = append(c.jobs[j.Name], j)
+	}
+	for _, run := range r.Runs {
+		c.runs[run.ID] = append(c.runs[run.ID], run)
+	}
+	for _, w := range r.Wants {
+		if w.Pipeline == "" {
+			continue
+		}
+		for _, step := range w.Steps {
+			c.step(w, step)
+		}
+		c.run(w)
+	}
+	c.accounts()
+	c.strangers()
+	c.recovery()
+	c.left()
+	return c.found
+}
+
+type checker struct {
+	Record
+	jobs    map[string][]Job       // by name, in the order of launch
+	runs    map[string][]Execution // by ID, in the order of start
+	claimed map[string]bool        // names of jobs that a key's step accounts for
+	found   []Violation
+}
+
+func (c *checker) report(invariant, format string, args ...any) {
+	c.found = append(c.found, Violation{invariant, fmt.Sprintf(format, args...)})
+}
+
+// holes is how far behind a name without a job another is looked for.
+const holes = 10
+
+// attempts are the jobs of a step, in the order of their names, and the first number that has none though a later one has.
+func (c *checker) attempts(w Want, step string) (jobs []Job, hole int) {
+	missing := 0
+	for n := 1; n <= missing+holes || missing == 0; n++ {
+		name := runs.JobName(c.Deployment, w.Pipeline, w.Key, step, n)
+		c.claimed[name] = true
+		switch these := c.jobs[name]; {
+		case len(these) > 0 && missing != 0:
+			hole = missing
+			jobs = append(jobs, these...)
+		case len(these) > 0:
+			jobs = append(jobs, these...)
+		case missing == 0:
+			missing = n
+		}
+	}
+	return jobs, hole
+}
+
+// succeeded says that a job in this state is work done.
+func succeeded(state string) bool { return state == "JOB_STATE_DONE" || state == "JOB_STATE_DRAINED" }
+
+// step checks I1 of one step of one key.
+func (c *checker) step(w Want, step string) {
+	jobs, hole := c.attempts(w, step)
+	of := fmt.Sprintf("step %s of %s %s", step, w.Pipeline, w.Key)
+	if hole > 0 {
+		c.report("I1", "%s has no job of attempt %d but later ones", of, hole)
+	}
+	byName, done := map[string]int{}, 0
+	for i, j := range jobs {
+		if j.Replaces == "" {
+			byName[j.Name]++
+		}
+		if i > 0 && j.Replaces != jobs[i-1].ID {
+			if before := jobs[i-1]; before.Ended.IsZero() || j.Launched.Before(before.Ended) {
+				c.report("I1", "%s had two jobs at once: %s (%s) was launched at %s, while %s (%s) ended at %s", of,
+					j.Name, j.ID, clock(j.Launched), before.Name, before.ID, clock(before.Ended))
+			}
+			if succeeded(jobs[i-1].State) {
+				c.report("I1", "%s launched %s (%s) after %s was %s", of, j.Name, j.ID, jobs[i-1].Name, jobs[i-1].State)
+			}
+		}
+		if succeeded(j.State) {
+			done++
+		}
+	}
+	for name, n := range byName {
+		if n > 1 {
+			c.report("I1", "%s launched %d jobs named %s", of, n, name)
+		}
+	}
+	switch {
+	case done > 1:
+		c.report("I1", "%s has %d jobs that were done", of, done)
+	case w.Outcome == runs.OutcomeSucceeded && done == 0:
+		c.report("I1", "%s has no job that was done, of %d", of, len(jobs))
+	}
+}
+
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "no time"
+	}
+	return t.UTC().Format("15:04:05.000")
+}
+
+// run checks I1 and I3 of one key.
+func (c *checker) run(w Want) {
+	id := runs.RunID(c.Deployment, w.Pipeline, w.Key)
+	executions := c.runs[id]
+	if len(executions) == 0 {
+		return // accounts says so
+	}
+	if w.Fate != Runs && w.Fate != Anything {
+		c.report("I2", "%s was to lead to %s, and has the run %s", w.Identity, w.Fate, id)
+		return
+	}
+	if most := max(w.Executions, 1); len(executions) > most {
+		c.report("I1", "run %s was started %d times, want %d", id, len(executions), most)
+	}
+	last := executions[len(executions)-1]
+	if last.Closed.IsZero() {
+		return // left says so
+	}
+	if w.Outcome != "" && last.Outcome != w.Outcome {
+		c.report("I3", "run %s is %s, want %s: %s", id, last.Outcome, w.Outcome, last.Result.Error)
+	}
+	if last.Outcome == Terminated || last.Outcome == runs.OutcomeDuplicate || last.Outcome == runs.OutcomeKeyTaken {
+		return // it tells of no jobs
+	}
+	for _, step := range w.Steps {
+		i := slices.IndexFunc(last.Result.Steps, func(s runs.StepResult) bool { return s.Name == step })
+		if i < 0 {
+			c.report("I3", "run %s says nothing of its step %s", id, step)
+			continue
+		}
+		c.truth(w, id, last, last.Result.Steps[i])
+	}
+	allSucceeded := !slices.ContainsFunc(last.Result.Steps, func(s runs.StepResult) bool { return s.Outcome != runs.OutcomeSucceeded })
+	if allSucceeded != (last.Outcome == runs.OutcomeSucceeded) {
+		c.report("I3", "run %s is %s, which its steps do not bear out", id, last.Outcome)
+	}
+}
+
+// truth compares what a run says of a step with what the step's jobs came to.
+func (c *checker) truth(w Want, id string, run Execution, said runs.StepResult) {
+	jobs, _ := c.attempts(w, said.Name)
+	var told []runs.JobResult
+	for _, a := range said.Attempts {
+		if a.JobID != "" {
+			told = append(told, a)
+		}
+	}
+	// A streaming update goes on in another job under the same name: its last one is told of.
+	jobs = slices.DeleteFunc(slices.Clone(jobs), func(j Job) bool { return j.State == "JOB_STATE_UPDATED" })
+	if len(told) != len(jobs) {
+		c.report("I3", "run %s tells of %d jobs of step %s; Dataflow had %d", id, len(told), said.Name, len(jobs))
+		return
+	}
+	for i, j := range jobs {
+		if told[i].JobID != j.ID || told[i].State != j.State {
+			c.report("I3", "run %s says that attempt %d of step %s was job %s, %s; it was %s, %s", id, told[i].Attempt, said.Name, told[i].JobID, told[i].State, j.ID, j.State)
+		}
+	}
+	var last string
+	if len(jobs) > 0 {
+		last = jobs[len(jobs)-1].State
+	}
+	if (said.Outcome == runs.OutcomeSucceeded) != truly(last, said) {
+		c.report("I3", "run %s says that step %s is %s; its last job is %s", id, said.Name, said.Outcome, last)
+	}
+}
+
+// truly says whether a step whose last job came to this state succeeded. A drain is a success unless it is how a stop was done.
+func truly(last string, said runs.StepResult) bool {
+	switch last {
+	case "JOB_STATE_DONE":
+		return true
+	case "JOB_STATE_DRAINED":
+		return said.Outcome != runs.OutcomeCancelled && said.Outcome != runs.OutcomeTimedOut
+	}
+	return false
+}
+
+// accounts checks I2: of every event that was acknowledged, and of every decision that names a run or a letter.
+func (c *checker) accounts() {
+	letters, lettersOf := map[string]bool{}, map[string]bool{}
+	for _, l := range c.Letters {
+		letters[l.Body] = true
+		lettersOf[l.Identity] = true
+	}
+	decided := map[string]map[string]bool{} // of an identity: its decisions
+	for _, d := range c.Decisions {
+		if decided[d.Identity] == nil {
+			decided[d.Identity] = map[string]bool{}
+		}
+		decided[d.Identity][d.Decision] = true
+		if d.Decision == "started" && c.runs[d.RunID] == nil {
+			c.report("I2", "the functions say that they started %s, which Temporal does not have", d.RunID)
+		}
+		if d.Decision == "dead-lettered" && d.Identity != "" && !lettersOf[d.Identity] {
+			c.report("I2", "the functions say that %s went to the dead-letter topic, which does not have it", d.Identity)
+		}
+	}
+	acknowledged, answered := map[string]bool{}, map[string]bool{} // by identity, by body
+	pending := map[string]int{}
+	for _, d := range c.Deliveries {
+		if d.acknowledged() || d.GivenUp {
+			acknowledged[d.Identity], answered[d.Body] = true, true
+			if d.GivenUp {
+				letters[d.Body], lettersOf[d.Identity] = true, true
+			}
+		} else {
+			pending[d.Identity]++
+		}
+	}
+	wanted := map[string]bool{}
+	for _, w := range c.Wants {
+		wanted[w.Identity] = true
+		if w.Identity != "" && !acknowledged[w.Identity] || w.Identity == "" && !answered[w.Body] {
+			c.report("I2", "%s was never acknowledged, in %d attempts", name(w), pending[w.Identity])
+			continue
+		}
+		run := c.runs[runs.RunID(c.Deployment, w.Pipeline, w.Key)] != nil && w.Pipeline != ""
+		letter := letters[w.Body] && w.Body != "" || lettersOf[w.Identity] && w.Identity != ""
+		skipped := decided[w.Identity]["skipped"]
+		met := map[Fate]bool{Runs: run, DeadLetters: letter, Skipped: skipped, Anything: run || letter || skipped || decided[w.Identity]["signalled"] || decided[w.Identity]["key-taken"]}[w.Fate]
+		if !met {
+			c.report("I2", "%s was acknowledged and did not lead to %s; its decisions: %s", name(w), w.Fate, list(decided[w.Identity]))
+		}
+	}
+	for identity := range acknowledged {
+		if identity != "" && !wanted[identity] {
+			c.report("I2", "%s was sent, and the scenario does not say what it is to lead to", identity)
+		}
+	}
+}
+
+func name(w Want) string {
+	if w.Identity != "" {
+		return w.Identity
+	}
+	return "the event with the body " + w.Body
+}
+
+func list(set map[string]bool) string {
+	if len(set) == 0 {
+		return "none"
+	}
+	var all []string
+	for s := range set {
+		all = append(all, s)
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
+// strangers finds jobs and runs that nobody asked for.
+func (c *checker) strangers() {
+	for _, j := range c.Jobs {
+		if !c.claimed[j.Name] && !slices.Contains(c.Foreign, j.Name) {
+			c.report("I1", "job %s (%s) is of no key and step that was to run", j.Name, j.ID)
+		}
+	}
+	wanted := map[string]bool{}
+	for _, w := range c.Wants {
+		wanted[runs.RunID(c.Deployment, w.Pipeline, w.Key)] = true
+	}
+	for id := range c.runs {
+		if !wanted[id] {
+			c.report("I1", "run %s is of no event that was sent", id)
+		}
+	}
+}
+
+// recovery checks I4.
+func (c *checker) recovery() {
+	for _, run := range c.Runs {
+		if took := run.Closed.Sub(c.Ended); !run.Closed.IsZero() && took > c.Bound {
+			c.report("I4", "run %s closed %s after the last fault, want at most %s", run.ID, took.Round(100*time.Millisecond), c.Bound)
+		}
+	}
+}
+
+// left finds what should be over.
+func (c *checker) left() {
+	for _, j := range c.Jobs {
+		if j.Ended.IsZero() && !slices.Contains(c.Foreign, j.Name) {
+			c.report("left", "job %s (%s) is still %s", j.Name, j.ID, j.State)
+		}
+	}
+	for _, id := range c.Open {
+		c.report("left", "workflow %s is still open", id)
+	}
+}
