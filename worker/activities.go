@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
-	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/penstock/penstock/dataflow"
@@ -36,6 +37,7 @@ const launchMargin = 2 * time.Second
 type Dataflow interface {
 	Launch(ctx context.Context, l dataflow.Launch) (dataflow.Job, error)
 	Find(ctx context.Context, project, location, name string) ([]dataflow.Job, error)
+	List(ctx context.Context, project, location string) ([]dataflow.Job, error)
 	Get(ctx context.Context, project, location, jobID string) (dataflow.Job, error)
 	Cancel(ctx context.Context, project, location, jobID string, force bool) error
 	Drain(ctx context.Context, project, location, jobID string) error
@@ -47,6 +49,10 @@ type Dataflow interface {
 type Temporal interface {
 	DescribeWorkflowExecution(ctx context.Context, workflowID, runID string) (*workflowservice.DescribeWorkflowExecutionResponse, error)
 	TerminateWorkflow(ctx context.Context, workflowID, runID, reason string, details ...any) error
+	SignalWorkflow(ctx context.Context, workflowID, runID, signalName string, arg any) error
+	ExecuteWorkflow(ctx context.Context, options client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error)
+	ListWorkflow(ctx context.Context, request *workflowservice.ListWorkflowExecutionsRequest) (*workflowservice.ListWorkflowExecutionsResponse, error)
+	runs.Asker
 }
 
 // Activities call Dataflow and Temporal, each once: the workflows repeat.
@@ -57,6 +63,20 @@ type Activities struct {
 	NamespaceID func(ctx context.Context) (string, error)
 	// Ledger holds claims and final records; nil: there is none.
 	Ledger Ledger
+	// Daily sees to it that a place has its daily look, which it may have: Daily of
+	// this package. Nil: it has none.
+	Daily func(ctx context.Context, at runs.Place) error
+	// Log takes what the sweep finds; nil: nothing does.
+	Log *slog.Logger
+
+	daily daily
+}
+
+func (a *Activities) log() *slog.Logger {
+	if a.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return a.Log
 }
 
 // launchRequest is the input of launch.
@@ -121,6 +141,7 @@ func (a *Activities) launch(ctx context.Context, req launchRequest) (launchReply
 
 func (a *Activities) tryLaunch(ctx context.Context, req launchRequest) launchReply {
 	in := req.Job
+	a.arrangeDaily(ctx, runs.Place{Deployment: in.Deployment, Project: in.Project, Location: in.Location})
 	namespace, err := a.NamespaceID(ctx)
 	if err != nil {
 		return launchReply{Kind: replyTransient, Message: err.Error()}
@@ -254,6 +275,8 @@ type checkRequest struct {
 type checkReply struct {
 	Job       jobView `json:"job,omitzero"`
 	RunClosed bool    `json:"runClosed,omitempty"`
+	// RunUnseen says that Temporal did not tell whether the run is open, and why.
+	RunUnseen string `json:"runUnseen,omitempty"`
 	// Asked is what stop asked Dataflow for, one of the asked constants.
 	Asked string `json:"asked,omitempty"`
 	// Forgotten says that Dataflow knows no such job.
@@ -274,7 +297,7 @@ func (a *Activities) check(ctx context.Context, req checkRequest) (checkReply, e
 	}
 	closed, err := a.runClosed(ctx, req.RunID)
 	if err != nil {
-		return reply, err
+		reply.RunUnseen = err.Error() // which takes nothing from what Dataflow said
 	}
 	reply.RunClosed = closed
 	return reply, nil
@@ -285,15 +308,11 @@ func (a *Activities) runClosed(ctx context.Context, runID string) (bool, error) 
 	if runID == "" {
 		return false, nil
 	}
-	d, err := a.Temporal.DescribeWorkflowExecution(ctx, runID, "")
-	var gone *serviceerror.NotFound
-	switch {
-	case errors.As(err, &gone):
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("describe the run %s: %w", runID, err)
+	state, _, err := a.look(ctx, runID)
+	if err != nil {
+		return false, err
 	}
-	return d.GetWorkflowExecutionInfo().GetStatus() != enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING, nil
+	return state != workflowOpen, nil
 }
 
 // What stop can have asked for.
@@ -314,6 +333,7 @@ type stopRequest struct {
 	Cancelled   time.Time     `json:"cancelled,omitzero"`
 	CancelGrace time.Duration `json:"cancelGrace"`
 	DrainGrace  time.Duration `json:"drainGrace"`
+	NoDrain     bool          `json:"noDrain,omitempty"`
 }
 
 // stop takes a fresh look at the job and asks for the next thing that ends it.
@@ -354,7 +374,7 @@ func nextStop(job dataflow.Job, req stopRequest) string {
 		return askedNothing
 	case job.State == dataflow.StateDraining && req.At.Sub(job.StateTime) < req.DrainGrace:
 		return askedNothing
-	case job.State == dataflow.StateRunning && job.Type == dataflow.TypeStreaming && !cancelled:
+	case job.State == dataflow.StateRunning && job.Type == dataflow.TypeStreaming && !cancelled && !req.NoDrain:
 		return askedDrain
 	case cancelled && req.At.Sub(req.Cancelled) >= req.CancelGrace:
 		return askedForce

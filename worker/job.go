@@ -85,6 +85,7 @@ type job struct {
 	lookWait    time.Duration
 	replaced    bool      // the job took the place of one that ran
 	checked     time.Time // when check last saw the job
+	runUnseen   bool      // at the last look Temporal did not tell whether the run is open
 	backoff     time.Duration
 
 	refusal, message string
@@ -156,7 +157,7 @@ func (j *job) watch() {
 		j.setStop(runs.StopTimeout)
 	}
 	if j.nextSafety.IsZero() {
-		j.nextSafety = now.Add(j.timing.Safety)
+		j.nextSafety = j.safety(now)
 	}
 	switch {
 	case j.over() || j.handingOver:
@@ -175,8 +176,12 @@ func (j *job) watch() {
 		j.pursueStop()
 		return
 	case !now.Before(j.nextSafety):
-		j.nextSafety = now.Add(j.timing.Safety)
-		j.check()
+		j.nextSafety = j.safety(now)
+		if j.in.Sweep && j.state.State != "" {
+			j.ask()
+		} else {
+			j.check()
+		}
 		return
 	}
 	until := j.nextSafety
@@ -195,12 +200,53 @@ func (j *job) check() bool {
 		j.nextSafety = earlier(j.nextSafety, workflow.Now(j.ctx).Add(j.nextBackoff()))
 		return false
 	}
-	j.backoff, j.checked = 0, workflow.Now(j.ctx)
+	j.checked = workflow.Now(j.ctx)
 	j.apply(reply)
-	if reply.RunClosed {
-		j.setStop(runs.StopRunClosed)
-	}
+	j.heedRun(reply.RunClosed, reply.RunUnseen)
 	return true
+}
+
+// ask asks the place's sweep for news of the job, which come as a signal, and looks at
+// its run.
+func (j *job) ask() {
+	req := askRequest{
+		Place: runs.Place{Deployment: j.in.Deployment, Project: j.in.Project, Location: j.in.Location},
+		Ask: runs.SweepAsk{
+			JobID: j.state.JobID, JobName: j.in.JobName, RunID: j.in.RunID,
+			State: j.state.State, StateTime: j.state.StateTime, Watched: true,
+		},
+		RunOnly: j.runUnseen,
+	}
+	var reply askReply
+	if err := workflow.ExecuteActivity(j.once(), activityAsk, req).Get(j.ctx, &reply); err != nil {
+		j.nextSafety = earlier(j.nextSafety, workflow.Now(j.ctx).Add(j.nextBackoff()))
+		return
+	}
+	j.heedRun(reply.RunClosed, reply.RunUnseen)
+}
+
+// heedRun stops the job when its run is closed, and has another look soon when nobody
+// could tell.
+func (j *job) heedRun(closed bool, unseen string) {
+	if j.runUnseen = unseen != ""; !j.runUnseen {
+		j.backoff = 0
+	}
+	switch {
+	case closed:
+		j.setStop(runs.StopRunClosed)
+	case j.runUnseen:
+		j.nextSafety = earlier(j.nextSafety, workflow.Now(j.ctx).Add(j.nextBackoff()))
+	}
+}
+
+// safety is when to ask for news next. Those who ask do so at common instants, a quarter
+// of the wait apart, so that one list answers many.
+func (j *job) safety(now time.Time) time.Time {
+	next := now.Add(j.timing.Safety)
+	if j.in.Sweep {
+		next = later(next.Truncate(j.timing.Safety/4), now.Add(time.Millisecond))
+	}
+	return next
 }
 
 // pursueStop asks for the next thing that ends the job and sets when to ask again.
@@ -211,6 +257,7 @@ func (j *job) pursueStop() {
 		Cancelled:    j.state.StopAsked,
 		CancelGrace:  j.timing.CancelGrace,
 		DrainGrace:   j.timing.DrainGrace,
+		NoDrain:      j.state.Stop.NoDrain,
 	}
 	var reply checkReply
 	err := workflow.ExecuteActivity(j.once(), activityStop, req).Get(j.ctx, &reply)
@@ -229,6 +276,10 @@ func (j *job) pursueStop() {
 		}
 		j.nextStop = j.state.StopAsked.Add(j.timing.CancelGrace)
 	case askedForce:
+		if j.state.Stop.Reason == runs.StopOrphan {
+			workflow.GetLogger(j.ctx).Warn("orphan: job "+j.in.JobName+" does not end", "finding", "orphan-not-over",
+				"deployment", j.in.Deployment, "project", j.in.Project, "location", j.in.Location, "jobName", j.in.JobName, "jobId", j.state.JobID, "jobState", j.state.State)
+		}
 		j.nextStop = now.Add(j.timing.CancelGrace)
 	case askedDrain:
 		j.nextStop = now.Add(j.timing.DrainGrace)

@@ -119,7 +119,13 @@ func (j *job) receiveStatus(c workflow.ReceiveChannel) bool {
 	if !c.ReceiveAsync(&s) {
 		return false
 	}
-	if j.state.JobID != "" {
+	switch {
+	case j.state.JobID != "" && s.Forgotten:
+		if s.JobID == j.state.JobID {
+			j.apply(checkReply{Forgotten: true})
+		}
+		return true
+	case j.state.JobID != "":
 		j.see(s)
 		return true
 	}

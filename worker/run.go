@@ -45,11 +45,11 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 	}
 	var at surroundings
 	if err := workflow.SideEffect(open, func(workflow.Context) any {
-		return surroundings{Attributes: w.attributes(), Timing: w.timing, Ledger: w.Ledger}
+		return surroundings{Attributes: w.attributes(), Timing: w.timing, Ledger: w.Ledger, Sweep: true}
 	}).Get(&at); err != nil {
 		return runs.RunResult{}, fmt.Errorf("read a side effect: %w", err)
 	}
-	r.attributes, r.timing = at.Attributes, at.Timing.WithDefaults()
+	r.attributes, r.timing, r.sweep = at.Attributes, at.Timing.WithDefaults(), at.Sweep
 	r.describe(runs.AttrPipeline.ValueSet(in.Pipeline), runs.AttrKey.ValueSet(short(in.Key)),
 		runs.AttrConfig.ValueSet(in.Config.Hash), runs.AttrOutcome.ValueSet(string(runs.OutcomeRunning)))
 
@@ -86,6 +86,9 @@ type surroundings struct {
 	Attributes bool        `json:"attributes"`
 	Timing     runs.Timing `json:"timing"`
 	Ledger     bool        `json:"ledger,omitempty"`
+	// Sweep says that jobs' workflows ask the sweep for news. Runs that began before
+	// there was one have it false.
+	Sweep bool `json:"sweep,omitempty"`
 }
 
 // run is the state of one execution of Run.
@@ -99,6 +102,7 @@ type run struct {
 	fresh      bool
 	attributes bool
 	timing     runs.Timing
+	sweep      bool
 	stop       string      // why steps are being stopped, empty while they are not
 	failure    string      // the first step's failure in words
 	taken      *runs.Taken // the run that has the key, where this one must not go on
@@ -294,7 +298,7 @@ func (r *run) jobInput(ctx workflow.Context, s *step, attempt int) runs.JobInput
 		RunID: r.id, Key: r.in.Key, Step: s.Name, Attempt: attempt,
 		Project: r.in.Project, Location: r.in.Location,
 		JobName: runs.JobName(r.in.Deployment, r.in.Pipeline, r.in.Key, s.Name, attempt),
-		Job:     s.Job, Timeout: s.Timeout, Begun: workflow.Now(ctx), Attributes: r.attributes, Timing: r.timing,
+		Job:     s.Job, Timeout: s.Timeout, Begun: workflow.Now(ctx), Attributes: r.attributes, Timing: r.timing, Sweep: r.sweep,
 	}
 	if s.Job.Location != "" {
 		in.Location = s.Job.Location

@@ -40,6 +40,9 @@ type Settings struct {
 	// Ledger is where the ledger lies, as ledger.Open takes it. Empty: there is none,
 	// and a run of a pipeline with `dedupe` fails.
 	Ledger string
+	// Orphans and Overdue are those of Workflows.
+	Orphans runs.OrphanRule
+	Overdue time.Duration
 	// Version is the Worker Deployment Version that this build is; nil: unversioned.
 	Version *Version
 }
@@ -60,7 +63,7 @@ func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 	if err := runs.CheckDeployment(s.Deployment); err != nil {
 		return err
 	}
-	if err := s.Timing.Validate(); err != nil {
+	if err := errors.Join(s.Timing.Validate(), s.Orphans.Validate()); err != nil {
 		return err
 	}
 	options, err := connect.Options(connect.Identity("worker", s.Deployment), log)
@@ -71,7 +74,7 @@ func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("make the Dataflow client: %w", err)
 	}
-	activities := &Activities{Dataflow: jobs}
+	activities := &Activities{Dataflow: jobs, Log: log}
 	if s.Ledger != "" {
 		l, err := ledger.Open(ctx, s.Ledger)
 		if err != nil {
@@ -102,8 +105,9 @@ func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	workflows.Ledger = activities.Ledger != nil
+	workflows.Ledger, workflows.Orphans, workflows.Overdue = activities.Ledger != nil, s.Orphans, s.Overdue
 	activities.Temporal, activities.NamespaceID = temporal, namespaceID(temporal, options.Namespace)
+	activities.Daily = Daily(temporal.ScheduleClient())
 	w := sdkworker.New(temporal, runs.TaskQueue(s.Deployment), workerOptions(s))
 	Register(w, workflows, activities)
 	if err := w.Start(); err != nil {

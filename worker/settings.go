@@ -4,7 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/penstock/penstock/runs"
 )
+
+// defaultOverdue is the default of PENSTOCK_OVERDUE: a day, which is also a step's
+// default timeout.
+const defaultOverdue = 24 * time.Hour
 
 // SettingsFromEnv reads Settings from the environment, through getenv:
 //
@@ -17,8 +23,13 @@ import (
 //	TEMPORAL_WORKER_BUILD_ID         the Worker Deployment Version; both or none
 //	PENSTOCK_VERSIONING              auto-upgrade (the default) or pinned
 //	PENSTOCK_LOOKUP_HORIZON, PENSTOCK_SAFETY_INTERVAL, PENSTOCK_CANCEL_GRACE,
-//	PENSTOCK_DRAIN_GRACE, PENSTOCK_HAND_OVER, PENSTOCK_CALL_TIMEOUT
+//	PENSTOCK_DRAIN_GRACE, PENSTOCK_HAND_OVER, PENSTOCK_CALL_TIMEOUT,
+//	PENSTOCK_ORPHAN_RECHECK, PENSTOCK_SWEEP_GATHER
 //	                                 Timing, as Go durations
+//	PENSTOCK_ORPHANS                 what becomes of a job that nobody watches: report (the
+//	                                 default), adopt, drain or cancel
+//	PENSTOCK_OVERDUE                 how long a batch run may be open before it is reported, as a
+//	                                 Go duration; default 24h; off: never
 //
 // Its error names every variable that is wrong.
 func SettingsFromEnv(getenv func(string) string) (Settings, error) {
@@ -27,6 +38,8 @@ func SettingsFromEnv(getenv func(string) string) (Settings, error) {
 		DataflowEndpoint: getenv("DATAFLOW_ENDPOINT"),
 		Ledger:           getenv("PENSTOCK_LEDGER"),
 		HealthAddress:    getenv("PENSTOCK_HEALTH_ADDRESS"),
+		Orphans:          runs.OrphanRule(getenv("PENSTOCK_ORPHANS")),
+		Overdue:          defaultOverdue,
 	}
 	if s.HealthAddress == "" {
 		port := getenv("PORT")
@@ -36,6 +49,9 @@ func SettingsFromEnv(getenv func(string) string) (Settings, error) {
 		s.HealthAddress = ":" + port
 	}
 	var errs []error
+	if err := s.Orphans.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("PENSTOCK_ORPHANS: %w", err))
+	}
 	for _, t := range []struct {
 		name string
 		to   *time.Duration
@@ -46,7 +62,14 @@ func SettingsFromEnv(getenv func(string) string) (Settings, error) {
 		{"PENSTOCK_DRAIN_GRACE", &s.Timing.DrainGrace},
 		{"PENSTOCK_HAND_OVER", &s.Timing.HandOver},
 		{"PENSTOCK_CALL_TIMEOUT", &s.Timing.Call},
+		{"PENSTOCK_ORPHAN_RECHECK", &s.Timing.OrphanRecheck},
+		{"PENSTOCK_SWEEP_GATHER", &s.Timing.Gather},
+		{"PENSTOCK_OVERDUE", &s.Overdue},
 	} {
+		if t.to == &s.Overdue && getenv(t.name) == "off" {
+			s.Overdue = 0
+			continue
+		}
 		if v := getenv(t.name); v != "" {
 			d, err := time.ParseDuration(v)
 			if err != nil || d <= 0 {

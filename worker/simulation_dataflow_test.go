@@ -9,6 +9,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	workflowpb "go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
 
 	"github.com/penstock/penstock/dataflow"
 	"github.com/penstock/penstock/runs"
@@ -350,6 +351,26 @@ func (d *simulatedDataflow) Find(ctx context.Context, _, _, name string) ([]data
 	return found, nil
 }
 
+func (d *simulatedDataflow) List(ctx context.Context, _, _ string) ([]dataflow.Job, error) {
+	s, t, err := d.call(ctx, "list")
+	if err != nil {
+		return nil, err
+	}
+	var listed []dataflow.Job
+	for _, j := range s.jobs {
+		if s.elapsed() < j.listed {
+			s.meet(sightHidden)
+			s.note(t.step.actor, "job %s is not listed yet", j.ID)
+			continue
+		}
+		if v := s.view(j); !v.State.Terminal() {
+			v.Labels = nil
+			listed = append(listed, v)
+		}
+	}
+	return listed, nil
+}
+
 func (d *simulatedDataflow) Get(ctx context.Context, _, _, id string) (dataflow.Job, error) {
 	s, t, err := d.call(ctx, "get")
 	if err != nil {
@@ -476,4 +497,20 @@ func (c *simulatedTemporal) DescribeWorkflowExecution(ctx context.Context, _, _ 
 func (c *simulatedTemporal) TerminateWorkflow(context.Context, string, string, string, ...any) error {
 	(*simulation)(c).violate("a workflow of this execution was terminated as if it were an earlier one's")
 	return nil
+}
+
+func (c *simulatedTemporal) SignalWithStartWorkflow(context.Context, string, string, any, client.StartWorkflowOptions, any, ...any) (client.WorkflowRun, error) {
+	return nil, errors.New("not yet")
+}
+
+func (c *simulatedTemporal) SignalWorkflow(context.Context, string, string, string, any) error {
+	return errors.New("not yet")
+}
+
+func (c *simulatedTemporal) ExecuteWorkflow(context.Context, client.StartWorkflowOptions, any, ...any) (client.WorkflowRun, error) {
+	return nil, errors.New("not yet")
+}
+
+func (c *simulatedTemporal) ListWorkflow(context.Context, *workflowservice.ListWorkflowExecutionsRequest) (*workflowservice.ListWorkflowExecutionsResponse, error) {
+	return &workflowservice.ListWorkflowExecutionsResponse{}, nil
 }

@@ -9,6 +9,7 @@ package worker
 
 import (
 	"fmt"
+	"time"
 
 	"go.temporal.io/sdk/activity"
 	sdkworker "go.temporal.io/sdk/worker"
@@ -29,6 +30,11 @@ type Workflows struct {
 
 	// Ledger says that the activities have a ledger. It is read as those are.
 	Ledger bool
+	// Orphans says what becomes of jobs that nobody watches; empty: runs.OrphansReport.
+	Orphans runs.OrphanRule
+	// Overdue is how long a batch run may be open before a sweep reports it; zero: it
+	// reports none.
+	Overdue time.Duration
 }
 
 // New makes the workflow definitions. attributes says whether the namespace has the
@@ -51,6 +57,8 @@ func Register(r sdkworker.Registry, w *Workflows, a *Activities) {
 	// What lives for months moves to each new worker, whatever the deployment's default is.
 	r.RegisterWorkflowWithOptions(w.Run, workflow.RegisterOptions{Name: runs.TypeStreamingRun, VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
 	r.RegisterWorkflowWithOptions(w.Job, workflow.RegisterOptions{Name: runs.TypeStreamingJob, VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
+	r.RegisterWorkflowWithOptions(w.Sweep, workflow.RegisterOptions{Name: runs.TypeSweep, VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
+	r.RegisterWorkflowWithOptions(w.DailySweep, workflow.RegisterOptions{Name: runs.TypeDailySweep, VersioningBehavior: workflow.VersioningBehaviorAutoUpgrade})
 	if a == nil {
 		return
 	}
@@ -62,6 +70,13 @@ func Register(r sdkworker.Registry, w *Workflows, a *Activities) {
 		activityEnd:    a.end,
 		activityClaim:  a.claim,
 		activityFinish: a.finish,
+
+		activityAsk:     a.ask,
+		activitySweep:   a.sweep,
+		activityNews:    a.news,
+		activitySuspect: a.suspect,
+		activitySettle:  a.settle,
+		activityOverdue: a.overdue,
 	} {
 		r.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: name})
 	}
