@@ -35,7 +35,8 @@ type Config struct {
 	// Sink receives a status event for each state of each job. Nil: none are sent.
 	Sink Sink
 
-	// Ledger is a file to which each launch and each state is appended, as one JSON object a line, and flushed to the disk before anyone is told of it. Empty: none.
+	// Ledger is a file to which each launch and each state is appended, as one JSON object a line, and flushed to the disk before anyone is told of it. One that is
+	// there already is read: its jobs are known again, those of scripts go on, and states that may not have reached the sink are sent again. Empty: none.
 	Ledger string
 
 	// DefaultLocation is the region that the paths without a location speak of. Defaults to us-central1, as Dataflow's own.
@@ -136,7 +137,7 @@ type Emulator struct {
 
 type activeKey struct{ project, location, name string }
 
-// New returns an emulator that is ready to take launches. It fails if the ledger cannot be opened. Close it.
+// New returns an emulator that is ready to take launches. It fails if the ledger cannot be opened or read. Close it.
 func New(config Config) (*Emulator, error) {
 	if config.DefaultLocation == "" {
 		config.DefaultLocation = defaultLocation
@@ -158,9 +159,15 @@ func New(config Config) (*Emulator, error) {
 		return nil, err
 	}
 	if config.Ledger != "" {
-		if e.ledger, err = openLedger(config.Ledger); err != nil {
+		var lines []ledgerLine
+		if e.ledger, lines, err = openLedger(config.Ledger); err != nil {
 			return nil, err
 		}
+		e.ctx, e.stop = context.WithCancel(context.Background())
+		if err := e.reload(lines); err != nil {
+			return nil, errors.Join(err, e.Close())
+		}
+		return e, nil
 	}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	return e, nil

@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
 
 	pb "cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -26,6 +28,9 @@ type job struct {
 	messages []*pb.JobMessage
 	metrics  *pb.JobMetrics
 	stopping pb.JobState // the terminal state that was asked for; unknown: none
+	stop     Stop        // how it was last asked to stop; 0: not
+	failure  string      // of one that failed
+	resumed  *Past       // of one that an emulator before this one ran
 	events   eventQueue
 }
 
@@ -48,14 +53,7 @@ func (e *Emulator) setState(j *job, state pb.JobState) {
 	if terminal(j.record.CurrentState) || j.record.CurrentState == state {
 		return
 	}
-	now := time.Now().UTC().Truncate(time.Microsecond)
-	// Whoever compares currentStateTime must be able to order two states of one job.
-	if last := j.record.CurrentStateTime.AsTime(); !now.After(last) {
-		now = last.Add(time.Microsecond)
-	}
-	j.record.CurrentState = state
-	j.record.CurrentStateTime = timestamppb.New(now)
-	e.write(ledgerLine{Time: now, Kind: "state", ID: j.record.Id, Job: j.record.Name, Project: j.record.ProjectId, Location: j.record.Location, State: state.String(), ReplacedBy: j.record.ReplacedByJobId})
+	e.write(j.move(state))
 	if terminal(state) {
 		if e.active[j.key()] == j {
 			delete(e.active, j.key())
@@ -63,6 +61,50 @@ func (e *Emulator) setState(j *job, state pb.JobState) {
 		close(j.ended)
 	}
 	e.publish(j)
+}
+
+// move changes the job's state and returns the ledger's line of that.
+func (j *job) move(state pb.JobState) ledgerLine {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	// Whoever compares currentStateTime must be able to order two states of one job.
+	if last := j.record.CurrentStateTime.AsTime(); !now.After(last) {
+		now = last.Add(time.Microsecond)
+	}
+	j.record.CurrentState = state
+	j.record.CurrentStateTime = timestamppb.New(now)
+	line := j.line("state", now)
+	line.State, line.ReplacedBy, line.Stop = state.String(), j.record.ReplacedByJobId, stopNames[j.stop]
+	if terminal(state) {
+		line.Message = j.failure
+		if j.metrics != nil {
+			line.Metrics = messageJSON(j.metrics)
+		}
+	}
+	return line
+}
+
+// line begins a line of the ledger about the job.
+func (j *job) line(kind string, at time.Time) ledgerLine {
+	return ledgerLine{Time: at, Kind: kind, ID: j.record.Id, Job: j.record.Name, Project: j.record.ProjectId, Location: j.record.Location}
+}
+
+// updated writes what changed of a job beside its state to the ledger. The caller holds mu.
+func (e *Emulator) updated(j *job) {
+	if e.ledger == nil {
+		return
+	}
+	line := j.line("update", time.Now().UTC())
+	line.Record, line.Stop = messageJSON(j.record), stopNames[j.stop]
+	e.write(line)
+}
+
+// messageJSON is a message in JSON. Only text that is no UTF-8 cannot be; what jobs hold was checked or made valid.
+func messageJSON(m proto.Message) json.RawMessage {
+	text, err := protojson.Marshal(m)
+	if err != nil {
+		return nil
+	}
+	return text
 }
 
 func (e *Emulator) write(line ledgerLine) {

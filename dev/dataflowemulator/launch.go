@@ -276,26 +276,31 @@ func (e *Emulator) create(r request, b Behaviour) (*pb.Job, error) {
 	}
 
 	j := e.newJob(r)
+	line := j.line("launch", j.record.CreateTime.AsTime())
+	line.Template, line.Image, line.Parameters, line.Labels = r.template, r.image, r.parameters, r.labels
+	line.Number, line.Options = j.launch.Number, r.options
 	if over {
 		j.program = overQuota{j.program, b.ConcurrentJobs}
+		line.OverQuota = &b.ConcurrentJobs
 	} else if e.config.Hooks.Program != nil {
 		j.program = e.config.Hooks.Program(j.launch, j.program)
-	}
-	now := j.record.CreateTime.AsTime()
-	line := ledgerLine{
-		Time: now, Kind: "launch", ID: j.record.Id, Job: r.name, Project: r.project, Location: r.location,
-		Template: r.template, Image: r.image, Parameters: r.parameters, Labels: r.labels,
 	}
 	if update {
 		j.after = old
 		j.record.ReplaceJobId = old.record.Id
 		line.Replaces = old.record.Id
 	}
+	// Dataflow answers a launch before it knows the job's type, its SDK or its state.
+	answer := view(j, pb.JobView_JOB_VIEW_SUMMARY)
+	answer.Type, answer.JobMetadata, answer.CurrentStateTime = pb.JobType_JOB_TYPE_UNKNOWN, nil, timestamppb.New(time.Unix(0, 0))
 	// A launch that is not in the ledger has not happened: whoever counts launches must be able to trust it.
 	if e.ledger != nil {
-		if err := e.ledger.append(line); err != nil {
+		line.Record = messageJSON(j.record)
+		if err := e.ledger.append(line, j.move(firstState(r.flex))); err != nil {
 			return nil, refuse(codes.Internal, err.Error())
 		}
+	} else {
+		j.move(firstState(r.flex))
 	}
 	if update {
 		old.record.ReplacedByJobId = j.record.Id
@@ -306,15 +311,7 @@ func (e *Emulator) create(r request, b Behaviour) (*pb.Job, error) {
 	e.jobs[j.record.Id] = j
 	e.order = append(e.order, j)
 	e.active[key] = j
-
-	// Dataflow answers a launch before it knows the job's type, its SDK or its state.
-	answer := view(j, pb.JobView_JOB_VIEW_SUMMARY)
-	answer.Type, answer.JobMetadata, answer.CurrentStateTime = pb.JobType_JOB_TYPE_UNKNOWN, nil, timestamppb.New(time.Unix(0, 0))
-	first := pb.JobState_JOB_STATE_PENDING
-	if r.flex {
-		first = pb.JobState_JOB_STATE_QUEUED
-	}
-	e.setState(j, first)
+	e.publish(j)
 	e.start(j)
 	return answer, nil
 }

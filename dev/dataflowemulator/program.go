@@ -75,6 +75,10 @@ func (c *Control) State(state pb.JobState) {
 	if terminal(state) || c.j.stopping != pb.JobState_JOB_STATE_UNKNOWN {
 		return
 	}
+	// A program that begins again has a job that was further.
+	if at := progress(state); c.j.resumed != nil && at > 0 && at < progress(c.j.record.CurrentState) {
+		return
+	}
 	c.e.setState(c.j, state)
 }
 
@@ -82,7 +86,11 @@ func (c *Control) State(state pb.JobState) {
 func (c *Control) Streaming() {
 	c.e.mu.Lock()
 	defer c.e.mu.Unlock()
+	if c.j.streaming() {
+		return
+	}
 	c.j.setType(true)
+	c.e.updated(c.j)
 }
 
 // Message adds a job message.
@@ -117,12 +125,19 @@ func (e *Emulator) start(j *job) {
 			case <-ctx.Done():
 			}
 		}
-		outcome := j.program.Run(ctx, j.launch, &Control{e, j})
+		outcome := j.run(ctx, &Control{e, j})
 		if ctx.Err() != nil && e.ctx.Err() != nil {
 			return // the emulator closes: the job did not end, its emulator did
 		}
 		e.finish(j, outcome)
 	}()
+}
+
+func (j *job) run(ctx context.Context, control *Control) Outcome {
+	if j.resumed == nil {
+		return j.program.Run(ctx, j.launch, control)
+	}
+	return Resume(ctx, j.program, j.launch, control, *j.resumed)
 }
 
 func (e *Emulator) finish(j *job, outcome Outcome) {
@@ -144,11 +159,13 @@ func (e *Emulator) finish(j *job, outcome Outcome) {
 			state = pb.JobState_JOB_STATE_DRAINED
 		}
 	}
-	if outcome.Error != "" {
-		j.addMessage(pb.JobMessageImportance_JOB_MESSAGE_ERROR, outcome.Error)
+	j.failure = outcome.Error
+	if state == pb.JobState_JOB_STATE_FAILED && j.failure == "" {
+		j.failure = "The job failed."
 	}
-	if state == pb.JobState_JOB_STATE_FAILED && outcome.Error == "" {
-		j.addMessage(pb.JobMessageImportance_JOB_MESSAGE_ERROR, "The job failed.")
+	if j.failure != "" {
+		j.failure = validText(j.failure)
+		j.addMessage(pb.JobMessageImportance_JOB_MESSAGE_ERROR, j.failure)
 	}
 	e.setState(j, state)
 }
@@ -176,6 +193,11 @@ func (u unmapped) Run(_ context.Context, _ Launch, _ *Control) Outcome {
 	return Failed("The image %q cannot be run: no local program is mapped to it. Add it to the emulator's image map.", u.image)
 }
 
+// Resume implements Resumer.
+func (u unmapped) Resume(ctx context.Context, l Launch, c *Control, _ Past) Outcome {
+	return u.Run(ctx, l, c)
+}
+
 // overQuota runs the jobs of flex templates that were launched when the project's quota was used up.
 type overQuota struct {
 	Program
@@ -185,6 +207,11 @@ type overQuota struct {
 // Run implements Program.
 func (o overQuota) Run(_ context.Context, l Launch, _ *Control) Outcome {
 	return Failed("%s", quotaText(l.Project, o.limit))
+}
+
+// Resume implements Resumer.
+func (o overQuota) Resume(ctx context.Context, l Launch, c *Control, _ Past) Outcome {
+	return o.Run(ctx, l, c)
 }
 
 // quotaText names the quota in the words by which clients know it (https://cloud.google.com/dataflow/quotas).

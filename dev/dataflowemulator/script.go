@@ -40,16 +40,56 @@ func (s Script) DeclaredStreaming() bool { return s.Streaming }
 
 // Run implements Program.
 func (s Script) Run(ctx context.Context, launch Launch, control *Control) Outcome {
-	steps := []Step{{State: pb.JobState_JOB_STATE_RUNNING}}
-	if n := len(s.Launches); n > 0 {
-		steps = s.Launches[min(launch.Number, n)-1]
+	return s.follow(ctx, s.steps(launch), 0, time.Now(), control)
+}
+
+// Resume implements Resumer: the job goes on with the step after its state, and the time that it has been in that state counts.
+func (s Script) Resume(ctx context.Context, launch Launch, control *Control, past Past) Outcome {
+	select {
+	case stop := <-control.Stops():
+		return s.stopped(ctx, stop, past.Since, control)
+	default:
 	}
-	for _, step := range steps {
-		if step.After > 0 {
+	steps := s.steps(launch)
+	return s.follow(ctx, steps, made(steps, past.States), past.Since, control)
+}
+
+func (s Script) steps(launch Launch) []Step {
+	if n := len(s.Launches); n > 0 {
+		return s.Launches[min(launch.Number, n)-1]
+	}
+	return []Step{{State: pb.JobState_JOB_STATE_RUNNING}}
+}
+
+// made is how many steps a job has behind it that has been in these states. Only steps that change the state can be told; those are counted, since a timetable
+// may have a state twice.
+func made(steps []Step, states []pb.JobState) int {
+	if len(states) == 0 {
+		return 0
+	}
+	at, changes, last := states[0], 0, 0
+	for i, step := range steps {
+		if step.State == pb.JobState_JOB_STATE_UNKNOWN || step.State == at {
+			continue
+		}
+		if changes == len(states)-1 {
+			break
+		}
+		at, changes, last = step.State, changes+1, i+1
+	}
+	return last
+}
+
+// follow goes through a timetable. Of the first steps, which were made at an earlier time, it repeats what the ledger does not keep; the next one is due its After
+// from then.
+func (s Script) follow(ctx context.Context, steps []Step, made int, from time.Time, control *Control) Outcome {
+	for i, step := range steps {
+		if i >= made && step.After > 0 {
+			from = from.Add(step.After)
 			select {
-			case <-time.After(step.After):
+			case <-time.After(time.Until(from)):
 			case stop := <-control.Stops():
-				return s.stopped(ctx, stop, control)
+				return s.stopped(ctx, stop, time.Now(), control)
 			case <-ctx.Done():
 				return Outcome{}
 			}
@@ -66,20 +106,21 @@ func (s Script) Run(ctx context.Context, launch Launch, control *Control) Outcom
 		if terminal(step.State) {
 			return Outcome{State: step.State}
 		}
-		if step.State != pb.JobState_JOB_STATE_UNKNOWN {
+		if i >= made && step.State != pb.JobState_JOB_STATE_UNKNOWN {
 			control.State(step.State)
 		}
 	}
 	select {
 	case stop := <-control.Stops():
-		return s.stopped(ctx, stop, control)
+		return s.stopped(ctx, stop, time.Now(), control)
 	case <-ctx.Done():
 		return Outcome{}
 	}
 }
 
-func (s Script) stopped(ctx context.Context, stop Stop, control *Control) Outcome {
-	end := time.After(s.StopTakes)
+// stopped ends a job that was told to stop at a time.
+func (s Script) stopped(ctx context.Context, stop Stop, since time.Time, control *Control) Outcome {
+	end := time.After(time.Until(since.Add(s.StopTakes)))
 	for {
 		if stop == ForceCancel {
 			return Outcome{State: pb.JobState_JOB_STATE_CANCELLED}

@@ -109,8 +109,14 @@ func (s HTTPSink) post(ctx context.Context, event StatusEvent) error {
 // eventQueue keeps one job's events in order while the sink is slow.
 type eventQueue struct {
 	mu      sync.Mutex
-	waiting []StatusEvent
+	waiting []waitingEvent
 	running bool
+}
+
+// waitingEvent is an event with the ledger's line of its delivery.
+type waitingEvent struct {
+	StatusEvent
+	told ledgerLine
 }
 
 // publish queues the event of the job's present state. The caller holds the emulator's mu.
@@ -126,7 +132,9 @@ func (e *Emulator) publish(j *job) {
 	q := &j.events
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.waiting = append(q.waiting, event)
+	told := j.line("told", event.Time)
+	told.State = j.record.CurrentState.String()
+	q.waiting = append(q.waiting, waitingEvent{event, told})
 	if q.running {
 		return
 	}
@@ -145,7 +153,14 @@ func (e *Emulator) deliver(q *eventQueue) {
 		event := q.waiting[0]
 		q.waiting = q.waiting[1:]
 		q.mu.Unlock()
-		if err := e.config.Sink.Deliver(e.ctx, event); err != nil && e.ctx.Err() == nil {
+		err := e.config.Sink.Deliver(e.ctx, event.StatusEvent)
+		switch {
+		case err == nil && e.ledger != nil:
+			// Not flushed to the disk: one that is forgotten is delivered twice, as any event may be.
+			if err := e.ledger.note(event.told); err != nil {
+				e.config.Log.Error("the launch ledger cannot be written", "error", err)
+			}
+		case err != nil && e.ctx.Err() == nil:
 			e.config.Log.Warn("a status event was not delivered", "job", event.Job, "error", err)
 		}
 	}

@@ -48,6 +48,7 @@ func (e *Emulator) update(in *pb.UpdateJobRequest, b Behaviour) (*pb.Job, error)
 		if err := e.updateRunning(j, asked.GetRuntimeUpdatableParams(), mask); err != nil {
 			return nil, err
 		}
+		e.updated(j)
 		return view(j, pb.JobView_JOB_VIEW_ALL), nil
 	}
 	labels := maps.Clone(asked.GetLabels())
@@ -75,6 +76,9 @@ func (e *Emulator) update(in *pb.UpdateJobRequest, b Behaviour) (*pb.Job, error)
 	if len(labels) > 0 {
 		j.record.Labels = labels
 	}
+	if len(labels) > 0 || force {
+		e.updated(j)
+	}
 	return view(j, pb.JobView_JOB_VIEW_ALL), nil
 }
 
@@ -95,8 +99,10 @@ func (e *Emulator) cancel(j *job, force bool, notReady time.Duration) error {
 	j.stopping = pb.JobState_JOB_STATE_CANCELLED
 	switch {
 	case force:
+		j.stop = ForceCancel
 		j.send(ForceCancel)
 	case state != pb.JobState_JOB_STATE_CANCELLING:
+		j.stop = Cancel
 		e.setState(j, pb.JobState_JOB_STATE_CANCELLING)
 		j.send(Cancel)
 	}
@@ -115,6 +121,7 @@ func (e *Emulator) drain(j *job) error {
 	}
 	j.record.RequestedState = pb.JobState_JOB_STATE_DRAINED
 	j.stopping = pb.JobState_JOB_STATE_DRAINED
+	j.stop = Drain
 	e.setState(j, pb.JobState_JOB_STATE_DRAINING)
 	j.send(Drain)
 	return nil

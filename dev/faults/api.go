@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 )
 
 // State is the answer of GET /faults.
@@ -20,10 +21,11 @@ type State struct {
 //	GET    /faults         the seed, the rules in force and what they did
 //	PUT    /faults         replace all rules: {"rules": […]}
 //	DELETE /faults         no rules
+//	GET    /faults/{name}  what one rule did; with ?injected=20 once it struck so often
 //	PUT    /faults/{name}  set one rule
 //	DELETE /faults/{name}  end one rule
 //
-// Every change answers as GET does. A rule that is wrong is answered 400 and changes nothing.
+// Every change answers as GET /faults does. A rule that is wrong is answered 400 and changes nothing.
 func (l *Lab) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /faults", func(w http.ResponseWriter, _ *http.Request) { l.show(w) })
@@ -42,6 +44,22 @@ func (l *Lab) Handler() http.Handler {
 		l.changedOr(w, err)
 	})
 	mux.HandleFunc("DELETE /faults", func(w http.ResponseWriter, _ *http.Request) { l.changedOr(w, l.Set(nil)) })
+	mux.HandleFunc("GET /faults/{name}", func(w http.ResponseWriter, r *http.Request) {
+		n := 0
+		if text := r.URL.Query().Get("injected"); text != "" {
+			var err error
+			if n, err = strconv.Atoi(text); err != nil || n < 0 {
+				reply(w, http.StatusBadRequest, map[string]string{"error": fmt.Sprintf("injected: %q is no number of strikes", text)})
+				return
+			}
+		}
+		counts, err := l.Await(r.Context(), r.PathValue("name"), n)
+		if err != nil {
+			reply(w, http.StatusNotFound, map[string]string{"error": err.Error()})
+			return
+		}
+		reply(w, http.StatusOK, counts)
+	})
 	mux.HandleFunc("PUT /faults/{name}", func(w http.ResponseWriter, r *http.Request) {
 		text, err := body(w, r)
 		var one Rule

@@ -79,6 +79,16 @@ type struckProgram struct {
 
 // Run implements dataflowemulator.Program.
 func (p struckProgram) Run(ctx context.Context, launch dataflowemulator.Launch, control *dataflowemulator.Control) dataflowemulator.Outcome {
+	return p.run(ctx, control, func() dataflowemulator.Outcome { return p.Program.Run(ctx, launch, control) })
+}
+
+// Resume implements dataflowemulator.Resumer. The rule's delay begins anew.
+func (p struckProgram) Resume(ctx context.Context, launch dataflowemulator.Launch, control *dataflowemulator.Control, past dataflowemulator.Past) dataflowemulator.Outcome {
+	return p.run(ctx, control, func() dataflowemulator.Outcome { return dataflowemulator.Resume(ctx, p.Program, launch, control, past) })
+}
+
+// run is the strike, and then, unless the job is over by it, what it runs.
+func (p struckProgram) run(ctx context.Context, control *dataflowemulator.Control, then func() dataflowemulator.Outcome) dataflowemulator.Outcome {
 	stuck := map[string]dataflowemulator.Stop{"CANCELLING": dataflowemulator.Cancel, "DRAINING": dataflowemulator.Drain}[p.strike.State] // the stop that does not end
 	if p.strike.State != "QUEUED" {                                                                                                      // a job is born in QUEUED or PENDING
 		control.State(pb.JobState_JOB_STATE_PENDING)
@@ -106,7 +116,7 @@ func (p struckProgram) Run(ctx context.Context, launch dataflowemulator.Launch, 
 			case hangs:
 				return dataflowemulator.Done() // the emulator makes of it what was asked for
 			}
-			return p.Program.Run(ctx, launch, control)
+			return then()
 		case <-ctx.Done():
 			return dataflowemulator.Outcome{}
 		}

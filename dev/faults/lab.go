@@ -49,6 +49,7 @@ type Lab struct {
 	mu       sync.Mutex
 	rules    []*rule
 	changed  chan struct{} // closed and renewed at each change of the rules
+	struck   chan struct{} // closed and renewed at each strike that is counted
 	closed   bool
 	logError error
 }
@@ -67,7 +68,7 @@ func New(o Options) (*Lab, error) {
 	for o.Seed == 0 {
 		o.Seed = rand.Uint64N(1 << 32) // short enough to be typed
 	}
-	l := &Lab{seed: o.Seed, log: o.Log, changed: make(chan struct{})}
+	l := &Lab{seed: o.Seed, log: o.Log, changed: make(chan struct{}), struck: make(chan struct{})}
 	return l, l.Set(o.Rules)
 }
 
@@ -189,6 +190,40 @@ func (l *Lab) Counts() map[string]Counts {
 	return out
 }
 
+// Await returns a rule's counts once it has struck n times, in time or late. It fails when the context or the rule ends before that, with the counts so far.
+func (l *Lab) Await(ctx context.Context, name string, n int) (Counts, error) {
+	var r *rule
+	for {
+		l.mu.Lock()
+		if r == nil {
+			for _, known := range l.rules {
+				if known.Name == name {
+					r = known
+				}
+			}
+		}
+		struck := l.struck
+		counts := Counts{}
+		if r != nil {
+			counts = r.Counts
+		}
+		l.mu.Unlock()
+		switch {
+		case r == nil:
+			return counts, fmt.Errorf("there is no rule %q", name)
+		case counts.Injected >= n:
+			return counts, nil
+		}
+		select {
+		case <-struck:
+		case <-r.gone:
+			return counts, fmt.Errorf("rule %q ended after it struck %d times, not %d", name, counts.Injected, n)
+		case <-ctx.Done():
+			return counts, fmt.Errorf("rule %q struck %d times, not %d: %w", name, counts.Injected, n, ctx.Err())
+		}
+	}
+}
+
 // Close ends all rules, and with them what hangs, and returns the first error of writing the log.
 func (l *Lab) Close() error {
 	l.mu.Lock()
@@ -258,6 +293,8 @@ func (l *Lab) draw(r *rule, t target, spared bool) (strike, bool) {
 	if !r.Fault.mode() {
 		r.Injected++
 		l.write(r, t)
+		close(l.struck)
+		l.struck = make(chan struct{})
 	}
 	return s, true
 }

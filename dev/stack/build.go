@@ -42,6 +42,7 @@ func (s *Stack) build(ctx context.Context) error {
 		{"functions", s.o.FunctionsBinary == "", s.buildFunctions},
 		{"worker", s.o.WorkerBinary == "", s.goBuild("worker", s.o.Root, "./worker/cmd")},
 		{"pipelines", s.o.Beam || s.o.ImageMap != "", s.goBuild("pipelines", filepath.Join(s.o.Root, "examples", "pipelines"), ".")},
+		{"dataflow-emulator", s.o.DataflowProcess, s.goBuild("dataflow-emulator", filepath.Join(s.o.Root, "dev"), "./dataflowemulator/cmd/dataflow-emulator")},
 		{"temporal-dev", !s.joined() && s.temporalCLI() == "", s.goBuild("temporal-dev", filepath.Join(s.o.Root, "dev", "temporal"), ".")},
 	}
 	built.Lock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/penstock/penstock/dev/faults"
 )
@@ -18,6 +19,9 @@ func (s *Stack) startFaults(context.Context) error {
 		return nil
 	}
 	o := *s.o.Faults
+	if s.o.DataflowProcess {
+		o.Rules = slices.DeleteFunc(slices.Clone(o.Rules), atDataflow)
+	}
 	if o.Log == nil {
 		log, err := os.Create(filepath.Join(s.o.Dir, faultsLog))
 		if err != nil {

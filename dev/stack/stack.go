@@ -63,6 +63,12 @@ type Options struct {
 	// Dataflow changes the emulator's configuration before it starts; with Faults,
 	// its hooks are theirs. Nil: none.
 	Dataflow func(*dataflowemulator.Config)
+	// DataflowProcess runs the Dataflow emulator as a part of its own, dataflow, which
+	// can be killed and started again: its jobs are in Stack.LaunchLedger, and those
+	// that an ImageMap scripts go on. Images and Dataflow, which are Go, cannot be
+	// given with it; DataflowFlags are (docs/dataflow-emulator.md).
+	DataflowProcess bool
+	DataflowFlags   []string
 	// Delivery configures the Eventarc stand-in. OnDeadLetter is called after the
 	// letter went to the dead-letter topic.
 	Delivery eventarc.Options
@@ -107,12 +113,14 @@ type Addresses struct {
 // Stack is a running stack. Close it.
 type Stack struct {
 	Addresses Addresses
-	// Storage, PubSub, Events and Dataflow run in this process.
+	// Storage, PubSub, Events and Dataflow run in this process; Dataflow is nil with
+	// Options.DataflowProcess.
 	Storage  *storageemulator.Emulator
 	PubSub   *pubsubemulator.Emulator
 	Events   *eventarc.Broker
 	Dataflow *dataflowemulator.Emulator
-	// Faults is nil without Options.Faults.
+	// Faults is nil without Options.Faults. With Options.DataflowProcess the rules at
+	// dataflow and job are in the emulator's own lab: see PutFault.
 	Faults *faults.Lab
 
 	o         Options
@@ -124,6 +132,7 @@ type Stack struct {
 	partsMu   sync.Mutex
 	parts     []*Part                  // in the order of their coming
 	proxies   map[string]*faults.Proxy // to Temporal, by the part that connects
+	emulator  emulatorFaults           // with Options.DataflowProcess
 	died      chan error
 	closeOnce sync.Once
 	closeErr  error
@@ -200,6 +209,9 @@ func (o *Options) complete() error {
 			return fmt.Errorf("stack: %s is not a folder of pipelines files; give the folder that holds the *.yaml files", o.Pipelines)
 		}
 	}
+	if o.DataflowProcess && (o.Images != nil || o.Dataflow != nil) {
+		return errors.New("stack: Images and Dataflow are Go code, which a Dataflow emulator in a process of its own cannot run; give an ImageMap, and DataflowFlags")
+	}
 	o.Deployment = cmp.Or(o.Deployment, "dev")
 	o.Project = cmp.Or(o.Project, "penstock-dev")
 	o.Location = cmp.Or(o.Location, "us-central1")
@@ -253,7 +265,7 @@ func (s *Stack) Pipelines() string { return s.bin("pipelines") }
 
 func (s *Stack) bin(name string) string { return filepath.Join(s.o.Root, ".penstock", "bin", name) }
 
-func (s *Stack) startEmulators(context.Context) error {
+func (s *Stack) startEmulators(ctx context.Context) error {
 	o := s.o
 	o.Delivery.Log = s.logs.logger("eventarc")
 	report := o.Delivery.OnDeadLetter
@@ -325,6 +337,9 @@ func (s *Stack) startEmulators(context.Context) error {
 			return err
 		}
 	}
+	if o.DataflowProcess {
+		return s.startDataflowProcess(ctx)
+	}
 	return s.startDataflow()
 }
 
@@ -354,11 +369,10 @@ func (s *Stack) startDataflow() error {
 		ProjectNumbers:  map[string]string{s.o.Project: "123456789012"},
 	}
 	if s.o.ImageMap != "" {
-		jobLogs := filepath.Join(s.o.Dir, "logs", "jobs")
-		if err := os.MkdirAll(jobLogs, 0o755); err != nil {
-			return fmt.Errorf("make the folder for job logs: %w", err)
+		jobLogs, err := s.jobLogs()
+		if err != nil {
+			return err
 		}
-		var err error
 		config.Images, config.Templates, err = dataflowemulator.ReadImages(s.o.ImageMap, dataflowemulator.Command{
 			Prism: s.Prism(), Logs: jobLogs,
 			Env: []string{"STORAGE_EMULATOR_HOST=" + s.Addresses.Storage, "GOOGLE_CLOUD_PROJECT=" + s.o.Project},
@@ -384,6 +398,15 @@ func (s *Stack) startDataflow() error {
 	base, err := s.serve("dataflow", rest.Handler(s.Dataflow))
 	s.Addresses.Dataflow = base + "/"
 	return err
+}
+
+// jobLogs makes the folder for what the jobs' processes print.
+func (s *Stack) jobLogs() (string, error) {
+	dir := filepath.Join(s.o.Dir, "logs", "jobs")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make the folder for job logs: %w", err)
+	}
+	return dir, nil
 }
 
 // publishStatus hands a job's status to the Eventarc stand-in, which retries.
@@ -471,6 +494,7 @@ func (s *Stack) Close() error {
 		if s.Dataflow != nil {
 			errs = append(errs, s.Dataflow.Close())
 		}
+		errs = append(errs, s.Part("dataflow").Stop())
 		for _, server := range s.servers {
 			errs = append(errs, server.Close())
 		}

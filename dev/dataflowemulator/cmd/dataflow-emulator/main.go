@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	logs := fs.String("logs", "", "folder for what the jobs' processes print")
 	sink := fs.String("sink", "", "URL that job status events are posted to")
 	fs.StringVar(&config.StorageEndpoint, "storage", os.Getenv("STORAGE_EMULATOR_HOST"), "Cloud Storage that template files are read from")
-	fs.StringVar(&config.Ledger, "ledger", "", "file that each launch and each state is appended to")
+	fs.StringVar(&config.Ledger, "ledger", "", "file that each launch and each state is appended to, and whose jobs go on")
 	fs.StringVar(&config.DefaultLocation, "location", "", "region of requests that name none (default us-central1)")
 	fs.IntVar(&config.ConcurrentJobs, "concurrent_jobs", 0, "quota of active jobs in a project; negative: none (default 25)")
 	fs.BoolVar(&config.RefuseFlexOverQuota, "refuse_flex_over_quota", false, "refuse a flex launch over the quota instead of failing its job")
@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	fs.DurationVar(&config.ListLag, "list_lag", 0, "how long a new job is missing from lists")
 	fs.BoolVar(&config.HideQueued, "hide_queued", false, "keep QUEUED jobs out of lists")
 	faultsFile := fs.String("faults", "", "file of rules by which calls and jobs misbehave, served at /faults; - begins without rules (docs/fault-lab.md)")
-	faultsLog := fs.String("faults_log", "", "file that each fault is written to, made anew")
+	faultsLog := fs.String("faults_log", "", "file that each fault is appended to")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -101,9 +101,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
+		// No ReadTimeout: it would also end the call that a rule leaves hanging for longer.
+		IdleTimeout: 2 * time.Minute,
+		ErrorLog:    slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
 	fmt.Fprintf(stdout, "http://%s/\n", listener.Addr())
 	if lab != nil {
@@ -145,9 +145,9 @@ func openFaults(file, log string) (*faults.Lab, error) {
 		}
 	}
 	if log != "" {
-		f, err := os.Create(log)
+		f, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("make the log of faults: %w", err)
+			return nil, fmt.Errorf("open the log of faults: %w", err)
 		}
 		o.Log = f
 	}
