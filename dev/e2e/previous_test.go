@@ -1,0 +1,125 @@
+package e2e_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+
+	"github.com/penstock/penstock/dev/stack"
+)
+
+// previousRelease is the commit that testdata/previous-release names.
+func previousRelease() (string, error) {
+	text, err := os.ReadFile(filepath.Join("testdata", "previous-release"))
+	if err != nil {
+		return "", err
+	}
+	var commits []string
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			commits = append(commits, line)
+		}
+	}
+	if len(commits) != 1 || !regexp.MustCompile(`^[0-9a-f]{40}$`).MatchString(commits[0]) {
+		return "", fmt.Errorf("testdata/previous-release says %q; it is to hold one commit, in full", commits)
+	}
+	return commits[0], nil
+}
+
+// previous makes what tests need of the previous release, once.
+var previous = struct {
+	worker, replayer func() (string, error)
+}{
+	worker: sync.OnceValues(func() (string, error) {
+		return buildPrevious("worker", "go", "build", "-o", "{out}", "./worker/cmd")
+	}),
+	// Its tests of the worker, whose replay tests take the histories below the working directory.
+	replayer: sync.OnceValues(func() (string, error) {
+		return buildPrevious("worker-test", "go", "test", "-c", "-o", "{out}", "./worker")
+	}),
+}
+
+// buildPrevious builds a program from the previous release's own files, {out} being
+// where it is to lie, and keeps it beside what the stack builds: what a commit's files
+// make does not change.
+func buildPrevious(name string, command ...string) (string, error) {
+	commit, err := previousRelease()
+	if err != nil {
+		return "", err
+	}
+	root, err := stack.FindRoot()
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(root, ".penstock", "bin")
+	path := filepath.Join(bin, name+"-"+commit)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	dir, err := os.MkdirTemp("", "penstock-previous-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	if err := unpackCommit(root, commit, dir); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return "", err
+	}
+	// Another process may build the same: the last rename wins, with the same program.
+	fresh := fmt.Sprintf("%s.%d.new", path, os.Getpid())
+	for i, word := range command {
+		command[i] = strings.ReplaceAll(word, "{out}", fresh)
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the previous release's %s (%s): %w\n%s", name, commit, err, out)
+	}
+	return path, os.Rename(fresh, path)
+}
+
+// unpackCommit writes the production module's files of a commit below dir.
+func unpackCommit(root, commit, dir string) error {
+	cmd := exec.Command("git", "archive", "--format=tar", commit)
+	cmd.Dir = root
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	archive, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("read the previous release, commit %s of testdata/previous-release, from this repository: %w: %s\n"+
+			"The test needs a clone with its history; in a shallow one: git fetch --unshallow", commit, err, strings.TrimSpace(said.String()))
+	}
+	for files := tar.NewReader(bytes.NewReader(archive)); ; {
+		h, err := files.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("unpack commit %s: %w", commit, err)
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		path := filepath.Join(dir, filepath.FromSlash(h.Name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		text, err := io.ReadAll(files)
+		if err != nil {
+			return fmt.Errorf("unpack %s of commit %s: %w", h.Name, commit, err)
+		}
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			return err
+		}
+	}
+}
