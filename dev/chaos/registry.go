@@ -7,5 +7,6 @@ import "slices"
 func Scenarios() []Scenario {
 	return slices.Concat(
 		delivery,
+		lifecycle,
 	)
 }
