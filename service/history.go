@@ -51,10 +51,19 @@ type CancelRequest struct {
 
 // history reads the events of a workflow's execution; an empty execution means the newest.
 func (s *Service) history(ctx context.Context, id, execution string) (*history, error) {
+	return s.readHistory(ctx, id, execution, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+}
+
+// end reads the last event of an execution that is over, which has its result.
+func (s *Service) end(ctx context.Context, id, execution string) (*history, error) {
+	return s.readHistory(ctx, id, execution, enumspb.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT)
+}
+
+func (s *Service) readHistory(ctx context.Context, id, execution string, which enumspb.HistoryEventFilterType) (*history, error) {
 	ctx, cancel := call(ctx)
 	defer cancel()
 	h := &history{s: s, launching: map[int64]bool{}}
-	events := s.temporal.GetWorkflowHistory(ctx, id, execution, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	events := s.temporal.GetWorkflowHistory(ctx, id, execution, false, which)
 	for events.HasNext() {
 		event, err := events.Next()
 		if err != nil {

@@ -55,7 +55,7 @@ func (r Run) Duration(now time.Time) time.Duration {
 // Filter says which runs List is to return. The zero value means the newest of all.
 type Filter struct {
 	Pipeline string         // empty: of every pipeline
-	Outcomes []runs.Outcome // running, succeeded, failed, cancelled, timed-out, terminated; none: all
+	Outcomes []runs.Outcome // of those that Outcomes names; none: all
 	Since    time.Time      // begun then or later; zero: no bound
 	Until    time.Time      // begun before; zero: no bound
 	Limit    int            // at most so many; zero: 50
@@ -85,10 +85,26 @@ func outcomeOf(status enumspb.WorkflowExecutionStatus) runs.Outcome {
 	return runs.OutcomeRunning // continued as new, which a reader sees as one run
 }
 
-// Outcomes are those that Filter knows.
+// Outcomes are those that Filter knows. That a run ended as duplicate or key-taken is known of those whose namespace has our
+// search attributes; others of them are succeeded to a list.
 func Outcomes() []runs.Outcome {
-	return []runs.Outcome{runs.OutcomeRunning, runs.OutcomeSucceeded, runs.OutcomeFailed, runs.OutcomeCancelled, runs.OutcomeTimedOut, Terminated}
+	return []runs.Outcome{
+		runs.OutcomeRunning, runs.OutcomeSucceeded, runs.OutcomeFailed, runs.OutcomeCancelled, runs.OutcomeTimedOut, Terminated,
+		runs.OutcomeDuplicate, runs.OutcomeKeyTaken,
+	}
 }
+
+// statusOf is Temporal's word for an outcome.
+func statusOf(o runs.Outcome) (enumspb.WorkflowExecutionStatus, bool) {
+	if yielded(o) {
+		o = runs.OutcomeSucceeded // what launches nothing is completed, too
+	}
+	status, ok := statuses[o]
+	return status, ok
+}
+
+// yielded says that a run with the outcome launched nothing, because another has its key.
+func yielded(o runs.Outcome) bool { return o == runs.OutcomeDuplicate || o == runs.OutcomeKeyTaken }
 
 var pipelineNameRE = regexp.MustCompile(`^[a-z]([-a-z0-9]*[a-z0-9])?$`)
 
@@ -98,7 +114,7 @@ func (f Filter) Check() error {
 		return fmt.Errorf("%q is no pipeline's name: lower-case letters, digits and -, from a letter on", f.Pipeline)
 	}
 	for _, o := range f.Outcomes {
-		if _, ok := statuses[o]; !ok {
+		if _, ok := statusOf(o); !ok {
 			return fmt.Errorf("%q is no outcome of a run: use one of %v", o, Outcomes())
 		}
 	}
@@ -127,7 +143,10 @@ func (f Filter) query(deployment string) string {
 	} else {
 		var states []string
 		for _, o := range f.Outcomes {
-			states = append(states, "ExecutionStatus = "+quoted(statuses[o].String()))
+			status, _ := statusOf(o) // Check saw to it
+			if state := "ExecutionStatus = " + quoted(status.String()); !slices.Contains(states, state) {
+				states = append(states, state)
+			}
 		}
 		terms = append(terms, "("+strings.Join(states, " OR ")+")")
 	}
@@ -158,7 +177,7 @@ func (s *Service) List(ctx context.Context, f Filter) (Listing, error) {
 		return Listing{}, err
 	}
 	limit := cmp.Or(f.Limit, defaultLimit)
-	found, more, err := s.list(ctx, f.query(s.deployment), limit)
+	found, more, err := s.list(ctx, f.query(s.deployment), limit, func(r Run) bool { return len(f.Outcomes) == 0 || slices.Contains(f.Outcomes, r.Outcome) })
 	if err != nil {
 		return Listing{}, fmt.Errorf("list runs: %w", err)
 	}
@@ -166,29 +185,49 @@ func (s *Service) List(ctx context.Context, f Filter) (Listing, error) {
 	return Listing{Runs: found, More: more}, nil
 }
 
-// list returns up to limit runs.
-func (s *Service) list(ctx context.Context, query string, limit int) (found []Run, more bool, err error) {
+// list returns up to limit runs of those that are wanted.
+func (s *Service) list(ctx context.Context, query string, limit int, wanted func(Run) bool) (found []Run, more bool, err error) {
 	found = []Run{}
-	request := &workflowservice.ListWorkflowExecutionsRequest{Namespace: s.namespace, Query: query, PageSize: int32(min(limit+1, maxPageSize))}
+	err = s.each(ctx, query, min(limit+1, maxPageSize), func(page []Run) bool {
+		for i := range page {
+			switch {
+			case !wanted(page[i]):
+			case len(found) == limit:
+				more = true
+				return false
+			default:
+				found = append(found, page[i])
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return found, more, nil
+}
+
+// each gives the runs that a query finds, a page at a time, until page says no.
+func (s *Service) each(ctx context.Context, query string, pageSize int, page func([]Run) bool) error {
+	request := &workflowservice.ListWorkflowExecutionsRequest{Namespace: s.namespace, Query: query, PageSize: int32(pageSize)} //nolint:gosec // at most a thousand
 	for {
 		callCtx, cancel := call(ctx)
-		page, err := s.temporal.ListWorkflow(callCtx, request)
+		answer, err := s.temporal.ListWorkflow(callCtx, request)
 		cancel()
 		if err != nil {
-			return nil, false, fmt.Errorf("ask Temporal for %s: %w", query, err)
+			return fmt.Errorf("ask Temporal for %s: %w", query, err)
 		}
-		for _, info := range page.GetExecutions() {
-			r, ok := s.run(info)
-			if !ok {
-				continue // a sweep's
+		found := make([]Run, 0, len(answer.GetExecutions()))
+		for _, info := range answer.GetExecutions() {
+			if r, ok := s.run(info); ok { // else it is a sweep's
+				found = append(found, r)
 			}
-			if len(found) == limit {
-				return found, true, nil
-			}
-			found = append(found, r)
 		}
-		if request.NextPageToken = page.GetNextPageToken(); len(request.NextPageToken) == 0 {
-			return found, false, nil
+		if !page(found) {
+			return nil
+		}
+		if request.NextPageToken = answer.GetNextPageToken(); len(request.NextPageToken) == 0 {
+			return nil
 		}
 	}
 }
@@ -212,6 +251,12 @@ func (s *Service) run(info *workflowpb.WorkflowExecutionInfo) (r Run, ok bool) {
 	}
 	if kind := info.GetType().GetName(); kind != runs.TypeRun && kind != runs.TypeStreamingRun {
 		r.Workflow = kind
+	}
+	// Such a run is completed to Temporal. Only one that is over has its outcome there for good: one that was ended from outside
+	// left what it said before.
+	var outcome runs.Outcome
+	if r.Outcome == runs.OutcomeSucceeded && s.read(info.GetSearchAttributes().GetIndexedFields()[runs.AttrOutcome.GetName()], &outcome) && yielded(outcome) {
+		r.Outcome = outcome
 	}
 	memo := info.GetMemo().GetFields()
 	s.read(memo[runs.MemoKey], &r.Key)
@@ -263,7 +308,7 @@ func (s *Service) Find(ctx context.Context, ref string) (string, error) {
 	}
 	prefix := s.deployment + "/" + strings.TrimPrefix(ref, s.deployment+"/")
 	const most = 10
-	found, more, err := s.list(ctx, "WorkflowId STARTS_WITH "+quoted(prefix), 5*most)
+	found, more, err := s.list(ctx, "WorkflowId STARTS_WITH "+quoted(prefix), 5*most, func(Run) bool { return true })
 	if err != nil {
 		return "", fmt.Errorf("find run %s: %w", ref, err)
 	}

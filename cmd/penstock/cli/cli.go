@@ -25,6 +25,8 @@ const (
 	ExitFailed  = 1 // what was asked for could not be done, or is not so
 	ExitUsage   = 2 // the command line is wrong
 	ExitInvalid = 3 // a pipelines file is invalid
+	// ExitIncomplete says that reconcile found objects that are missed or unknown, and still are.
+	ExitIncomplete = 4
 )
 
 // IO is what a command line runs on.
@@ -117,7 +119,7 @@ func (a *app) root() *cobra.Command {
 Flags default to the environment, and that to a local stack: where TEMPORAL_ADDRESS is
 not set, .penstock/dev.env of the working tree is read, which "make dev" writes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 invalid pipelines file.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 invalid pipelines file, 4 objects missed.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -137,7 +139,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 invalid pipelines file.`,
 		panic(err) // the flag is defined above
 	}
 	root.CompletionOptions.HiddenDefaultCmd = false
-	root.AddCommand(a.initCommand(), a.lintCommand(), a.explainCommand(), a.runsCommand(), a.describeCommand(), a.cancelCommand(), a.retryCommand(), a.dlqCommand(), a.doctorCommand(), a.versionCommand())
+	root.AddCommand(a.initCommand(), a.lintCommand(), a.explainCommand(), a.runsCommand(), a.describeCommand(), a.cancelCommand(), a.retryCommand(), a.dlqCommand(), a.reconcileCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }
 
