@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -16,7 +17,6 @@ import (
 	"go.temporal.io/sdk/client"
 	"go.yaml.in/yaml/v4"
 
-	"github.com/penstock/penstock/dev/dataflowemulator"
 	"github.com/penstock/penstock/dev/eventarc"
 	"github.com/penstock/penstock/dev/faults"
 	"github.com/penstock/penstock/dev/stack"
@@ -34,6 +34,8 @@ type Setup struct {
 	// Pipelines are the pipelines files, by name. Empty: one, called orders, whose
 	// only step runs a job of the image quick for each object orders/**.
 	Pipelines map[string]string
+	// PipelinesFrom is a folder in the repository whose pipelines files are added. Empty: none.
+	PipelinesFrom string
 	// Images are container images besides those of Images, as an image map has them
 	// (docs/dataflow-emulator.md). Each has a template gs://chaos-templates/<image>.json
 	// that takes any of the parameters "input" and "step".
@@ -118,7 +120,7 @@ func newBench(ctx context.Context, o Options, s Scenario, folder string) (_ *Ben
 			err = errors.Join(err, b.close())
 		}
 	}()
-	imageMap, templates, err := b.writeFiles(s.Setup)
+	imageMap, templates, err := b.writeFiles(o.root, s.Setup)
 	if err != nil {
 		return nil, err
 	}
@@ -130,16 +132,14 @@ func newBench(ctx context.Context, o Options, s Scenario, folder string) (_ *Ben
 		return nil, err
 	}
 	so := stack.Options{
-		Dir: filepath.Join(folder, "state"), Pipelines: b.PipelinesDir, ImageMap: imageMap,
+		Root: o.root, Dir: filepath.Join(folder, "state"), Pipelines: b.PipelinesDir, ImageMap: imageMap,
 		Seed:       map[string]string{"chaos-templates": templates},
 		Deployment: Deployment, Project: Project, Location: Location,
 		Buckets:      []string{Landing},
 		Faults:       &faults.Options{Plan: faults.Plan{Seed: b.draw().Uint64N(1<<32) | 1, Rules: s.Setup.Faults}},
 		WorkerBinary: o.WorkerBinary, FunctionsBinary: o.FunctionsBinary,
-		Delivery: eventarc.Options{MinBackoff: firstBackoff, MaxBackoff: mostBackoff},
-		Dataflow: func(c *dataflowemulator.Config) {
-			c.Ledger, c.ConcurrentJobs = b.ledgerFile(), -1
-		},
+		Delivery:        eventarc.Options{MinBackoff: firstBackoff, MaxBackoff: mostBackoff},
+		DataflowProcess: true, DataflowFlags: []string{"-concurrent_jobs=-1"},
 		Env: append(append([]string{}, waits...), s.Setup.Env...),
 	}
 	if o.Verbose {
@@ -165,10 +165,16 @@ func newBench(ctx context.Context, o Options, s Scenario, folder string) (_ *Ben
 }
 
 // writeFiles writes the pipelines files, the image map and a template for each image.
-func (b *Bench) writeFiles(s Setup) (imageMap, templates string, err error) {
-	files := s.Pipelines
+func (b *Bench) writeFiles(root string, s Setup) (imageMap, templates string, err error) {
+	files := map[string]string{}
+	maps.Copy(files, s.Pipelines)
+	if s.PipelinesFrom != "" {
+		if err := readFiles(filepath.Join(root, s.PipelinesFrom), files); err != nil {
+			return "", "", err
+		}
+	}
 	if len(files) == 0 {
-		files = map[string]string{"orders.yaml": Orders}
+		files["orders.yaml"] = Orders
 	}
 	templates = filepath.Join(b.Folder, "templates")
 	for _, dir := range []string{b.PipelinesDir, templates} {
@@ -202,6 +208,22 @@ func (b *Bench) writeFiles(s Setup) (imageMap, templates string, err error) {
 		return "", "", fmt.Errorf("write the image map: %w", err)
 	}
 	return imageMap, templates, nil
+}
+
+// readFiles reads the files of a folder.
+func readFiles(dir string, into map[string]string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read the pipelines files: %w", err)
+	}
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return fmt.Errorf("read a pipelines file: %w", err)
+		}
+		into[e.Name()] = string(text)
+	}
+	return nil
 }
 
 func streaming(image string) bool {
@@ -239,8 +261,6 @@ func (b *Bench) WritePipeline(file, text string) error {
 	}
 	return nil
 }
-
-func (b *Bench) ledgerFile() string { return filepath.Join(b.Folder, "dataflow-ledger.jsonl") }
 
 func (b *Bench) close() error {
 	var errs []error

@@ -74,6 +74,8 @@ type Options struct {
 	Out io.Writer
 	// Verbose puts the progress of the stack and of the scenario there too.
 	Verbose bool
+
+	root string // of the repository
 }
 
 // Report is what became of a scenario.
@@ -106,6 +108,7 @@ func Run(ctx context.Context, o Options) ([]Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.root = root
 	if o.Folder == "" {
 		o.Folder = filepath.Join(root, ".penstock", "chaos")
 	}

@@ -12,27 +12,33 @@ import (
 // Rate is a rule's rate.
 func Rate(r float64) *float64 { return &r }
 
+// labWithin bounds one call of the fault lab, which may be in the Dataflow emulator's process.
+const labWithin = 30 * time.Second
+
 // Fault sets a rule of the fault lab (docs/fault-lab.md).
 func (b *Bench) Fault(r faults.Rule) error {
 	b.Say("fault %s: %s at %s %s", r.Name, r.Fault, r.At, r.Operation)
-	return b.Faults.Put(r)
+	ctx, cancel := context.WithTimeout(context.Background(), labWithin)
+	defer cancel()
+	return b.PutFault(ctx, r)
 }
 
 // EndFault ends a rule; what comes after it is recovery.
 func (b *Bench) EndFault(name string) error {
 	b.Say("fault %s ends", name)
-	if !b.Faults.Delete(name) {
-		return fmt.Errorf("end the fault %s: there is no such rule", name)
-	}
-	b.mark()
-	return nil
+	ctx, cancel := context.WithTimeout(context.Background(), labWithin)
+	defer cancel()
+	defer b.mark()
+	return b.DeleteFault(ctx, name)
 }
 
 // AwaitStruck waits until a rule has struck n times.
 func (b *Bench) AwaitStruck(ctx context.Context, name string, n int) error {
-	return b.Await(ctx, fmt.Sprintf("the fault %s has struck %d times", name, n), func() (bool, error) {
-		return b.Faults.Counts()[name].Injected >= n, nil
-	})
+	if _, err := b.AwaitFault(ctx, name, n); err != nil {
+		return err
+	}
+	b.Say("fault %s has struck %d times", name, n)
+	return nil
 }
 
 // Kill ends a part (temporal, functions, worker, …) with SIGKILL.

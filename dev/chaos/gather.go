@@ -134,7 +134,7 @@ func (b *Bench) Record(ctx context.Context) (Record, error) {
 	if r.Decisions, err = readDecisions(filepath.Join(b.Folder, "state", "logs")); err != nil {
 		return r, err
 	}
-	if r.Jobs, err = readLedger(b.ledgerFile()); err != nil {
+	if r.Jobs, err = readLedger(b.LaunchLedger()); err != nil {
 		return r, err
 	}
 	r.Letters = b.letters.await(ctx, r.Decisions)
@@ -154,7 +154,7 @@ func (b *Bench) Keep(ctx context.Context) error {
 }
 
 // Jobs are the jobs in the emulator's ledger so far.
-func (b *Bench) Jobs() ([]Job, error) { return readLedger(b.ledgerFile()) }
+func (b *Bench) Jobs() ([]Job, error) { return readLedger(b.LaunchLedger()) }
 
 // Decisions are those in the functions' log so far, of all instances.
 func (b *Bench) Decisions() ([]Decision, error) {
