@@ -8,5 +8,6 @@ func Scenarios() []Scenario {
 	return slices.Concat(
 		delivery,
 		lifecycle,
+		workers,
 	)
 }

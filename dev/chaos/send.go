@@ -91,6 +91,16 @@ func (s *Sending) Wait() error {
 	return s.err
 }
 
+// Underway says that some deliveries are not yet acknowledged, nor given up.
+func (s *Sending) Underway() bool {
+	select {
+	case <-s.done:
+		return false
+	default:
+		return true
+	}
+}
+
 // Deliver sends a load and waits until all of it is acknowledged, or given up.
 func (b *Bench) Deliver(ctx context.Context, l Load) error { return b.Send(ctx, l).Wait() }
 
