@@ -1,0 +1,166 @@
+locals {
+  name   = "penstock-${var.deployment}"
+  labels = merge(var.labels, { penstock_deployment = var.deployment, managed_by = "terraform" })
+}
+
+# Who is who: each part has an account of its own, with the rights that it needs, on the resources that it needs them for. None has a key.
+resource "google_service_account" "function" {
+  for_each = local.entry_points
+
+  project      = var.project.id
+  account_id   = "${local.name}-${each.value.slug}"
+  display_name = "Penstock ${var.deployment}: ${each.key}"
+
+  depends_on = [google_project_service.this]
+}
+
+resource "google_service_account" "push" {
+  project      = var.project.id
+  account_id   = "${local.name}-push"
+  display_name = "Penstock ${var.deployment}: what deliveries come as"
+
+  depends_on = [google_project_service.this]
+}
+
+resource "google_service_account" "build" {
+  project      = var.project.id
+  account_id   = "${local.name}-build"
+  display_name = "Penstock ${var.deployment}: builds the functions"
+
+  depends_on = [google_project_service.this]
+}
+
+resource "google_service_account" "worker" {
+  project      = var.project.id
+  account_id   = "${local.name}-worker"
+  display_name = "Penstock ${var.deployment}: the worker"
+
+  depends_on = [google_project_service.this]
+}
+
+resource "google_service_account" "invoker" {
+  count = var.worker.scaling == "serverless" ? 1 : 0
+
+  project      = var.project.id
+  account_id   = "${local.name}-invoker"
+  display_name = "Penstock ${var.deployment}: what Temporal resizes the worker pools as"
+
+  depends_on = [google_project_service.this]
+}
+
+# Pub/Sub signs the tokens of pushes as the push identity.
+resource "google_service_account_iam_member" "push_tokens" {
+  service_account_id = google_service_account.push.name
+  role               = "roles/iam.serviceAccountTokenCreator"
+  member             = "serviceAccount:service-${var.project.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
+}
+
+# Operators redrive dead letters with such a token. It opens nothing but the functions.
+resource "google_service_account_iam_member" "operator_tokens" {
+  for_each = toset(var.operators)
+
+  service_account_id = google_service_account.push.name
+  role               = "roles/iam.serviceAccountOpenIdTokenCreator"
+  member             = each.value
+}
+
+# Eventarc's roles have no resource smaller than the project.
+resource "google_project_iam_member" "eventarc" {
+  project = var.project.id
+  role    = "roles/eventarc.eventReceiver"
+  member  = google_service_account.push.member
+}
+
+# Eventarc makes topics of its own for buckets, whose names nobody knows before.
+resource "google_project_iam_member" "storage_events" {
+  count = var.delivery == "eventarc" && length(local.buckets) > 0 ? 1 : 0
+
+  project = var.project.id
+  role    = "roles/pubsub.publisher"
+  member  = "serviceAccount:service-${var.project.number}@gs-project-accounts.iam.gserviceaccount.com"
+}
+
+# The build writes its log, reads the source and keeps the image.
+resource "google_project_iam_member" "build" {
+  project = var.project.id
+  role    = "roles/logging.logWriter"
+  member  = google_service_account.build.member
+}
+
+resource "google_artifact_registry_repository_iam_member" "build" {
+  project    = var.project.id
+  location   = google_artifact_registry_repository.functions.location
+  repository = google_artifact_registry_repository.functions.repository_id
+  role       = "roles/artifactregistry.writer"
+  member     = google_service_account.build.member
+}
+
+# Exactly what the worker asks of Dataflow.
+resource "google_project_iam_custom_role" "worker" {
+  project     = var.project.id
+  role_id     = "penstock_${var.deployment}_worker"
+  title       = "Penstock ${var.deployment}: worker"
+  description = "Launch, find, watch, cancel and drain Dataflow jobs."
+
+  permissions = [
+    "dataflow.jobs.cancel",
+    "dataflow.jobs.create",
+    "dataflow.jobs.get",
+    "dataflow.jobs.list",
+    "dataflow.jobs.updateContents",
+    "dataflow.messages.list",
+    "dataflow.metrics.get",
+  ]
+
+  depends_on = [google_project_service.this]
+}
+
+resource "google_project_iam_member" "worker" {
+  project = var.project.id
+  role    = google_project_iam_custom_role.worker.id
+  member  = google_service_account.worker.member
+}
+
+resource "google_storage_bucket_iam_member" "templates" {
+  for_each = toset(local.template_buckets)
+
+  bucket = each.value
+  role   = "roles/storage.objectViewer"
+  member = google_service_account.worker.member
+}
+
+# What Temporal's worker controller does to a pool, granted on each pool.
+resource "google_project_iam_custom_role" "scaler" {
+  count = var.worker.scaling == "serverless" ? 1 : 0
+
+  project     = var.project.id
+  role_id     = "penstock_${var.deployment}_scaler"
+  title       = "Penstock ${var.deployment}: scaler"
+  description = "Read a worker pool and set its number of instances."
+  permissions = ["run.workerpools.get", "run.workerpools.update"]
+
+  depends_on = [google_project_service.this]
+}
+
+# Whoever deploys makes things run as these accounts: on the accounts, not on the project.
+resource "google_service_account_iam_member" "deployer" {
+  for_each = {
+    for pair in setproduct(var.deployers, concat([for name in keys(local.entry_points) : name], ["push", "build", "worker"])) :
+    "${pair[0]} ${pair[1]}" => { member = pair[0], account = pair[1] }
+  }
+
+  service_account_id = lookup(local.deployed_accounts, each.value.account)
+  role               = "roles/iam.serviceAccountUser"
+  member             = each.value.member
+}
+
+locals {
+  deployed_accounts = merge(
+    { for name, a in google_service_account.function : name => a.name },
+    {
+      push   = google_service_account.push.name
+      build  = google_service_account.build.name
+      worker = google_service_account.worker.name
+    },
+  )
+}

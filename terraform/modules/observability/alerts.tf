@@ -1,0 +1,150 @@
+resource "google_monitoring_notification_channel" "email" {
+  for_each = toset(var.emails)
+
+  project      = var.project.id
+  display_name = each.value
+  type         = "email"
+  labels       = { email_address = each.value }
+  user_labels  = var.labels
+}
+
+locals {
+  channels = concat([for c in google_monitoring_notification_channel.email : c.id], var.channels)
+
+  any_of = { for name, of in { functions = var.functions, subscriptions = var.subscriptions } : name => join(", ", [for n in of : "\"${n}\""]) }
+
+  # Each says what to do first: whoever reads it was asleep.
+  alerts = merge(
+    {
+      dead-letters = {
+        title     = "dead letters wait"
+        severity  = "WARNING"
+        filter    = "resource.type=\"pubsub_subscription\" AND resource.labels.subscription_id=\"${var.dead_letters}\" AND metric.type=\"pubsub.googleapis.com/subscription/num_undelivered_messages\""
+        aligner   = "ALIGN_MAX"
+        reducer   = "REDUCE_SUM"
+        threshold = var.thresholds.dead_letters
+        duration  = "0s"
+        do        = "Events that nothing could be done with, or whose deliveries all failed. `penstock dlq list` says why, `penstock dlq redrive` delivers them again once the reason is gone. They are kept for 31 days."
+      }
+      function-errors = {
+        title     = "functions answer with errors"
+        severity  = "ERROR"
+        filter    = "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=one_of(${local.any_of.functions}) AND metric.type=\"run.googleapis.com/request_count\" AND metric.labels.response_code_class=\"5xx\""
+        aligner   = "ALIGN_DELTA"
+        reducer   = "REDUCE_SUM"
+        threshold = var.thresholds.errors
+        duration  = "0s"
+        do        = "Deliveries are tried again, so nothing is lost yet. `penstock doctor` says whether Temporal answers; the lines of severity ERROR with the label penstock_deployment=${var.deployment} say what the functions met."
+      }
+      failed-jobs = {
+        title     = "a Dataflow job failed"
+        severity  = "WARNING"
+        filter    = "resource.type=\"dataflow_job\" AND resource.labels.job_name=starts_with(\"${var.deployment}-\") AND metric.type=\"dataflow.googleapis.com/job/is_failed\""
+        aligner   = "ALIGN_MAX"
+        reducer   = "REDUCE_SUM"
+        threshold = 0
+        duration  = "0s"
+        do        = "`penstock runs --outcome failed` lists what came of it, `penstock describe RUN` shows the job's first error. A step with `retry` may have gone on by itself."
+      }
+    },
+    length(var.subscriptions) == 0 ? {} : {
+      oldest-unacked = {
+        title     = "events wait for their delivery"
+        severity  = "ERROR"
+        filter    = "resource.type=\"pubsub_subscription\" AND resource.labels.subscription_id=one_of(${local.any_of.subscriptions}) AND metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\""
+        aligner   = "ALIGN_MAX"
+        reducer   = "REDUCE_MAX"
+        threshold = var.thresholds.oldest_unacked
+        duration  = "300s"
+        do        = "Deliveries fail or are refused: look at the functions' errors. docs/deploy.md says how long that may last before events move to the dead letters."
+      }
+    },
+    var.thresholds.latency_metric == null ? {} : {
+      schedule-latency = {
+        title     = "tasks wait for a worker"
+        severity  = "WARNING"
+        filter    = "metric.type=\"${var.thresholds.latency_metric}\" AND resource.type=\"prometheus_target\""
+        aligner   = "ALIGN_PERCENTILE_95"
+        reducer   = "REDUCE_MAX"
+        threshold = var.thresholds.schedule_latency
+        duration  = "300s"
+        do        = "Too few workers, or none that comes up. A fixed pool: raise worker.instances. Serverless: look at the pool's instances and at what Temporal says of the deployment's compute."
+      }
+    },
+  )
+}
+
+resource "google_monitoring_alert_policy" "this" {
+  for_each = local.alerts
+
+  project               = var.project.id
+  display_name          = "Penstock ${var.deployment}: ${each.value.title}"
+  combiner              = "OR"
+  severity              = each.value.severity
+  notification_channels = local.channels
+  user_labels           = var.labels
+
+  conditions {
+    display_name = each.value.title
+
+    condition_threshold {
+      filter          = each.value.filter
+      comparison      = "COMPARISON_GT"
+      threshold_value = each.value.threshold
+      duration        = each.value.duration
+
+      aggregations {
+        alignment_period     = "300s"
+        per_series_aligner   = each.value.aligner
+        cross_series_reducer = each.value.reducer
+      }
+    }
+  }
+
+  documentation {
+    content   = each.value.do
+    mime_type = "text/markdown"
+  }
+
+  alert_strategy {
+    auto_close = "86400s"
+  }
+}
+
+# A budget asks nobody to act at once, so its mail goes to the same people.
+resource "google_billing_budget" "this" {
+  count = var.budget == null ? 0 : 1
+
+  billing_account = var.budget.billing_account
+  display_name    = "Penstock ${var.deployment}"
+
+  budget_filter {
+    projects        = ["projects/${var.project.number}"]
+    calendar_period = "MONTH"
+  }
+
+  amount {
+    specified_amount {
+      currency_code = var.budget.currency
+      units         = tostring(var.budget.amount)
+    }
+  }
+
+  dynamic "threshold_rules" {
+    for_each = [0.5, 0.9, 1.0]
+
+    content {
+      threshold_percent = threshold_rules.value
+    }
+  }
+
+  threshold_rules {
+    threshold_percent = 1.2
+    spend_basis       = "FORECASTED_SPEND"
+  }
+
+  all_updates_rule {
+    monitoring_notification_channels = local.channels
+    disable_default_iam_recipients   = length(local.channels) > 0
+  }
+}

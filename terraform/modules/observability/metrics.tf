@@ -1,0 +1,73 @@
+# Everything is counted from two kinds of log lines: what functions say of each decision, and what the worker says of what it found.
+locals {
+  decision_lines = "resource.type=\"cloud_run_revision\" AND labels.penstock_deployment=\"${var.deployment}\" AND labels.penstock_decision:*"
+}
+
+resource "google_logging_metric" "decisions" {
+  project     = var.project.id
+  name        = "${var.name}-decisions"
+  description = "What became of events: one for each event and pipeline."
+  filter      = local.decision_lines
+
+  metric_descriptor {
+    metric_kind  = "DELTA"
+    value_type   = "INT64"
+    unit         = "1"
+    display_name = "Decisions"
+
+    labels {
+      key         = "decision"
+      value_type  = "STRING"
+      description = "started, duplicate, skipped, dead-lettered, undecided, ..."
+    }
+    labels {
+      key         = "pipeline"
+      value_type  = "STRING"
+      description = "the pipeline; empty where the event never got as far"
+    }
+    labels {
+      key         = "entry_point"
+      value_type  = "STRING"
+      description = "the function that it arrived at"
+    }
+  }
+
+  label_extractors = {
+    decision    = "EXTRACT(labels.penstock_decision)"
+    pipeline    = "EXTRACT(labels.penstock_pipeline)"
+    entry_point = "EXTRACT(labels.penstock_entry_point)"
+  }
+}
+
+resource "google_logging_metric" "decision_time" {
+  project         = var.project.id
+  name            = "${var.name}-decision-time"
+  description     = "Milliseconds from an event's arrival to its decision."
+  filter          = "${local.decision_lines} AND jsonPayload.durationMs>=0"
+  value_extractor = "EXTRACT(jsonPayload.durationMs)"
+
+  metric_descriptor {
+    metric_kind  = "DELTA"
+    value_type   = "DISTRIBUTION"
+    unit         = "ms"
+    display_name = "Time to a decision"
+
+    labels {
+      key         = "entry_point"
+      value_type  = "STRING"
+      description = "the function that the event arrived at"
+    }
+  }
+
+  label_extractors = {
+    entry_point = "EXTRACT(labels.penstock_entry_point)"
+  }
+
+  bucket_options {
+    exponential_buckets {
+      scale              = 1
+      growth_factor      = 2
+      num_finite_buckets = 15
+    }
+  }
+}

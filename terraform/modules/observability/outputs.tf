@@ -1,0 +1,9 @@
+output "dashboard" {
+  description = "The dashboard's full name."
+  value       = google_monitoring_dashboard.this.id
+}
+
+output "alerts" {
+  description = "What is watched."
+  value       = concat(keys(local.alerts), ["burn"])
+}
