@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -8,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"net/url"
@@ -221,7 +224,7 @@ func storageCall(r *http.Request) (operation, subject string) {
 	verbs := map[string]string{http.MethodGet: "get", http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete", http.MethodPost: "insert"}
 	switch {
 	case upload:
-		return "objects.insert", bucket + "/" + r.URL.Query().Get("name")
+		return "objects.insert", bucket + "/" + cmp.Or(r.URL.Query().Get("name"), uploadName(r))
 	case len(pieces) == 1:
 		return "buckets." + verbs[r.Method], bucket
 	case pieces[1] != "o":
@@ -232,6 +235,31 @@ func storageCall(r *http.Request) (operation, subject string) {
 		return "objects." + map[string]string{"rewriteTo": "rewrite", "copyTo": "copy", "compose": "compose"}[pieces[3]], bucket + "/" + part(pieces[2])
 	}
 	return "objects." + verbs[r.Method], bucket + "/" + part(pieces[2])
+}
+
+// uploadName is the object's name in an upload's metadata, where Google's clients put it: https://cloud.google.com/storage/docs/json_api/v1/objects/insert. The
+// request's body is as before.
+func uploadName(r *http.Request) string {
+	const most = 64 << 10 // metadata are far smaller
+	body := bufio.NewReaderSize(r.Body, most)
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{body, r.Body}
+	head, _ := body.Peek(most) // the error is that it ends before
+	metadata := io.Reader(bytes.NewReader(head))
+	if kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && strings.HasPrefix(kind, "multipart/") {
+		part, err := multipart.NewReader(metadata, params["boundary"]).NextPart()
+		if err != nil {
+			return ""
+		}
+		metadata = part
+	}
+	var object struct {
+		Name string `json:"name"`
+	}
+	_ = json.NewDecoder(metadata).Decode(&object) // what has no name has none
+	return object.Name
 }
 
 // pubsubCall names a REST request by the gRPC method that it stands for, as far as publishing goes, else by its path's verb or HTTP's.

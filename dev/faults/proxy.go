@@ -95,7 +95,7 @@ type link struct {
 
 func (p *Proxy) forward(client net.Conn) {
 	k := &link{proxy: p, client: client, over: make(chan struct{}), drawn: map[*rule]*strike{}}
-	if len(k.strikes(Refuse, Reset)) > 0 {
+	if len(k.strikes("", Refuse, Reset)) > 0 {
 		reset(client)
 		return
 	}
@@ -107,8 +107,8 @@ func (p *Proxy) forward(client net.Conn) {
 	}
 	k.server = server
 	var pumps, watch sync.WaitGroup
-	pumps.Go(func() { k.pump(server, client) })
-	pumps.Go(func() { k.pump(client, server) })
+	pumps.Go(func() { k.pump(server, client, Requests) })
+	pumps.Go(func() { k.pump(client, server, Answers) })
 	watch.Go(k.watch)
 	pumps.Wait()
 	k.end(false)
@@ -133,7 +133,7 @@ func (k *link) end(fault bool) {
 func (k *link) watch() {
 	for {
 		changed, edge := k.proxy.lab.news()
-		if len(k.strikes(Reset)) > 0 {
+		if len(k.strikes("", Reset)) > 0 {
 			k.end(true)
 			return
 		}
@@ -150,13 +150,13 @@ func (k *link) watch() {
 }
 
 // pump forwards one direction to its end. If that is orderly, the other direction may go on.
-func (k *link) pump(to, from net.Conn) {
+func (k *link) pump(to, from net.Conn, way Direction) {
 	buffer := make([]byte, chunk)
 	var passed int64
 	for {
 		n, err := from.Read(buffer)
 		for data := buffer[:n]; len(data) > 0; {
-			allowed, ok := k.hold(passed, len(data))
+			allowed, ok := k.hold(way, passed, len(data))
 			if !ok {
 				return
 			}
@@ -180,10 +180,10 @@ func (k *link) pump(to, from net.Conn) {
 }
 
 // hold waits as the rules say and returns how many of the bytes may pass; false: the connection is over.
-func (k *link) hold(passed int64, size int) (int, bool) {
-	for k.hanging() {
+func (k *link) hold(way Direction, passed int64, size int) (int, bool) {
+	for k.hanging(way) {
 		changed, edge := k.proxy.lab.news()
-		if !k.hanging() {
+		if !k.hanging(way) {
 			break
 		}
 		select {
@@ -195,7 +195,7 @@ func (k *link) hold(passed int64, size int) (int, bool) {
 	}
 	var wait time.Duration
 	allowed := size
-	for _, s := range k.strikes(Latency, Throttle, Cut) {
+	for _, s := range k.strikes(way, Latency, Throttle, Cut) {
 		switch s.Fault {
 		case Latency:
 			wait += k.delay(s)
@@ -225,7 +225,7 @@ func (k *link) hold(passed int64, size int) (int, bool) {
 	}
 }
 
-func (k *link) hanging() bool { return len(k.strikes(Hang)) > 0 }
+func (k *link) hanging(way Direction) bool { return len(k.strikes(way, Hang)) > 0 }
 
 // delay draws anew for each chunk; both directions share the connection's chance.
 func (k *link) delay(s strike) time.Duration {
@@ -234,8 +234,8 @@ func (k *link) delay(s strike) time.Duration {
 	return s.delay()
 }
 
-// strikes are the rules of some faults that are in force now and strike this connection.
-func (k *link) strikes(faults ...Fault) []strike {
+// strikes are the rules of some faults that are in force now and strike this connection, in one direction or (empty) as a whole.
+func (k *link) strikes(way Direction, faults ...Fault) []strike {
 	l, t := k.proxy.lab, target{place: Temporal, operation: k.proxy.name}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -248,7 +248,7 @@ func (k *link) strikes(faults ...Fault) []strike {
 			continue
 		}
 		for _, f := range faults {
-			if r.Fault != f {
+			if r.Fault != f || r.Direction != "" && r.Direction != way {
 				continue
 			}
 			s, met := k.drawn[r]

@@ -119,7 +119,18 @@ type Rule struct {
 	Copies int `json:"copies,omitempty"`
 	// Bytes is after how many bytes a connection is cut, or how many a second it lets through, in each direction.
 	Bytes int64 `json:"bytes,omitempty"`
+	// Direction restricts what strikes a connection to one way: Requests or Answers. Empty: both.
+	Direction Direction `json:"direction,omitempty"`
 }
+
+// Direction is one way of a connection.
+type Direction string
+
+// The directions.
+const (
+	Requests Direction = "requests" // from who connects to the server
+	Answers  Direction = "answers"  // from the server
+)
 
 // takes lists the fields of a fault at a place, beyond those that every rule has: what must be there, and what may be.
 type takes struct{ must, may []string }
@@ -154,12 +165,12 @@ var (
 			Unacknowledged: {},
 		},
 		Temporal: {
-			Latency:  {must: []string{"delay"}, may: []string{"jitter"}},
+			Latency:  {must: []string{"delay"}, may: []string{"jitter", "direction"}},
 			Reset:    {},
 			Refuse:   {},
-			Hang:     {},
-			Throttle: {must: []string{"bytes"}},
-			Cut:      {must: []string{"bytes"}},
+			Hang:     {may: []string{"direction"}},
+			Throttle: {must: []string{"bytes"}, may: []string{"direction"}},
+			Cut:      {must: []string{"bytes"}, may: []string{"direction"}},
 		},
 	}
 
@@ -178,6 +189,7 @@ func (r Rule) present() map[string]bool {
 	set := map[string]bool{
 		"committed": r.Committed, "delay": r.Delay != 0, "jitter": r.Jitter != 0, "status": r.Status != 0, "retryAfter": r.RetryAfter != 0,
 		"message": r.Message != "", "state": r.State != "", "form": r.Form != "", "limit": r.Limit != nil, "copies": r.Copies != 0, "bytes": r.Bytes != 0,
+		"direction": r.Direction != "",
 	}
 	maps.DeleteFunc(set, func(_ string, there bool) bool { return !there })
 	return set
@@ -236,6 +248,9 @@ func (r Rule) Check() error {
 	}
 	if r.Copies < 0 || r.Copies > 100 {
 		bad("copies: %d is not between 1 and 100", r.Copies)
+	}
+	if r.Direction != "" && r.Direction != Requests && r.Direction != Answers {
+		bad("direction: %q is none of %s, %s", r.Direction, Requests, Answers)
 	}
 	if r.Bytes < 0 {
 		bad("bytes: %d is negative", r.Bytes)

@@ -28,6 +28,8 @@ func TestRulesThatAreRefused(t *testing.T) {
 		"an unknown form":                  {`{"name": "a", "at": "dataflow", "fault": "same-name", "form": "both"}`, `form: "both" is none of conflict, existing`},
 		"a state that no job can hang in":  {`{"name": "a", "at": "job", "fault": "hang", "state": "DONE"}`, `state: a job cannot hang in "DONE"; it can in QUEUED`},
 		"a quota without its limit":        {`{"name": "a", "at": "dataflow", "fault": "quota"}`, "limit: it is missing"},
+		"an unknown direction":             {`{"name": "a", "at": "temporal", "fault": "hang", "direction": "up"}`, `direction: "up" is none of requests, answers`},
+		"a direction of a whole reset":     {`{"name": "a", "at": "temporal", "fault": "reset", "direction": "answers"}`, "direction: reset at temporal does not take it"},
 		"a commit where nothing is called": {`{"name": "a", "at": "temporal", "fault": "reset", "committed": true}`, "committed: reset at temporal does not take it"},
 	} {
 		t.Run(name, func(t *testing.T) {
