@@ -16,6 +16,7 @@ import (
 	"go.temporal.io/sdk/client"
 
 	"github.com/penstock/penstock/dataflow"
+	"github.com/penstock/penstock/ledger"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/runs"
 )
@@ -53,6 +54,8 @@ type Subject struct {
 	Dataflow func(context.Context) (*dataflow.Client, error)
 	// FunctionsURL is the base URL of the functions; empty: they are not looked at.
 	FunctionsURL string
+	// Ledger opens the ledger; nil: none is known here.
+	Ledger func(context.Context) (*ledger.Ledger, error)
 }
 
 // checkTimeout bounds each check.
@@ -64,6 +67,7 @@ func Examine(ctx context.Context, s Subject) []Check {
 	e.settings(s)
 	e.pipelines(s)
 	e.temporal(ctx, s)
+	e.ledger(ctx, s)
 	e.dataflow(ctx, s)
 	e.functions(ctx, s)
 	return e.checks
@@ -104,41 +108,99 @@ func (e *examination) temporal(ctx context.Context, s Subject) {
 	c, err := s.Dial(ctx)
 	if err != nil {
 		e.add("temporal", StatusFail, err.Error(), "set TEMPORAL_ADDRESS (and TEMPORAL_API_KEY or TEMPORAL_TLS_… where it needs them); make dev starts one here")
-		for _, name := range []string{"namespace", "search attributes", "worker"} {
+		for _, name := range []string{"namespace", "dedupe", "search attributes", "worker"} {
 			e.add(name, StatusSkipped, "Temporal does not answer", "")
 		}
 		return
 	}
 	defer c.Close()
 	e.add("temporal", StatusOK, s.Address+" answers", "")
-	if e.namespace(ctx, c, s) {
+	if retention, ok := e.namespace(ctx, c, s); ok {
+		e.dedupe(s, retention)
 		e.searchAttributes(ctx, c, s)
 		e.worker(ctx, c, s)
 		return
 	}
-	for _, name := range []string{"search attributes", "worker"} {
+	for _, name := range []string{"dedupe", "search attributes", "worker"} {
 		e.add(name, StatusSkipped, "there is no namespace to look in", "")
 	}
 }
 
-func (e *examination) namespace(ctx context.Context, c client.Client, s Subject) bool {
+func (e *examination) namespace(ctx context.Context, c client.Client, s Subject) (retention time.Duration, ok bool) {
 	d, err := c.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: s.Namespace})
 	var missing *serviceerror.NamespaceNotFound
 	var denied *serviceerror.PermissionDenied
 	switch {
 	case errors.As(err, &missing):
 		e.add("namespace", StatusFail, fmt.Sprintf("%s does not exist", s.Namespace), "set TEMPORAL_NAMESPACE to one that does, or make it: temporal operator namespace create --namespace "+s.Namespace)
-		return false
+		return 0, false
 	case errors.As(err, &denied):
 		e.add("namespace", StatusFail, err.Error(), "give the API key or certificate access to namespace "+s.Namespace)
-		return false
+		return 0, false
 	case err != nil:
 		e.add("namespace", StatusFail, err.Error(), "see whether Temporal is healthy, and try again")
-		return false
+		return 0, false
 	}
-	retention := d.GetConfig().GetWorkflowExecutionRetentionTtl().AsDuration()
+	retention = d.GetConfig().GetWorkflowExecutionRetentionTtl().AsDuration()
 	e.add("namespace", StatusOK, fmt.Sprintf("%s, which keeps closed runs, and so knows duplicates, for %s", s.Namespace, days(retention)), "")
-	return true
+	return retention, true
+}
+
+// dedupe looks for pipelines that keep their keys for so short that Temporal does anyway.
+func (e *examination) dedupe(s Subject, retention time.Duration) {
+	var asking int
+	var idle []string
+	for _, p := range s.Pipelines.Pipelines() {
+		if p.Dedupe == nil {
+			continue
+		}
+		asking++
+		if p.Dedupe.Keep > 0 && p.Dedupe.Keep < retention {
+			idle = append(idle, fmt.Sprintf("%s (%s)", p.Name, days(p.Dedupe.Keep)))
+		}
+	}
+	switch {
+	case asking == 0:
+		e.add("dedupe", StatusSkipped, "no pipeline asks for it", "")
+	case len(idle) > 0:
+		e.add("dedupe", StatusWarn, fmt.Sprintf("keep has no effect where it is below the %s for which the namespace refuses a second run by itself: %s", days(retention), strings.Join(idle, ", ")),
+			"keep keys for longer, or leave dedupe out")
+	default:
+		e.add("dedupe", StatusOK, fmt.Sprintf("%d of the pipelines, for longer than the namespace keeps runs", asking), "")
+	}
+}
+
+// ledger reads what no run has written: it needs the right to read. Whether the worker may write only a write would tell.
+func (e *examination) ledger(ctx context.Context, s Subject) {
+	const name = "ledger"
+	if s.Ledger == nil {
+		for _, p := range s.Pipelines.Pipelines() {
+			if p.Dedupe != nil {
+				e.add(name, StatusWarn, "none is known here, and pipeline "+p.Name+" asks for one (dedupe): its runs fail where the worker knows none either",
+					"set PENSTOCK_LEDGER, on the worker too, to gs://BUCKET/PREFIX")
+				return
+			}
+		}
+		e.add(name, StatusSkipped, "none is known here", "set PENSTOCK_LEDGER to the worker's to see runs that Temporal has forgotten")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	l, err := s.Ledger(ctx)
+	if err != nil {
+		e.add(name, StatusFail, err.Error(), "set PENSTOCK_LEDGER to gs://BUCKET/PREFIX, or a local folder")
+		return
+	}
+	defer func() { _ = l.Close() }() // only read from
+	_, err = l.Read(ctx, s.Deployment, "penstock-doctor", "penstock-doctor")
+	switch {
+	case err == nil, errors.Is(err, ledger.ErrNotFound):
+		e.add(name, StatusOK, fmt.Sprintf("%s can be read; whether the worker may write is seen with its first claim or record", l), "")
+	case errors.Is(err, ledger.ErrInvalid):
+		e.add(name, StatusSkipped, "the deployment is not known", "")
+	default:
+		e.add(name, StatusFail, err.Error(), "see that the bucket exists, and that you have roles/storage.objectViewer on it, the worker roles/storage.objectUser")
+	}
 }
 
 func days(d time.Duration) string {

@@ -8,10 +8,12 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"go.temporal.io/sdk/client"
 
 	"github.com/penstock/penstock/dataflow"
+	"github.com/penstock/penstock/ledger"
 	"github.com/penstock/penstock/pipeline"
 )
 
@@ -105,9 +107,87 @@ func TestExamineWithoutTemporal(t *testing.T) {
 	if c := check(t, checks, "temporal"); c.Status != StatusFail || c.Detail != "nobody is there" || !strings.Contains(c.Do, "TEMPORAL_ADDRESS") {
 		t.Errorf("got %+v", c)
 	}
-	for _, name := range []string{"namespace", "search attributes", "worker"} {
+	for _, name := range []string{"namespace", "dedupe", "search attributes", "worker"} {
 		if c := check(t, checks, name); c.Status != StatusSkipped {
 			t.Errorf("got %+v", c)
 		}
+	}
+}
+
+func parsed(t *testing.T, file string) *pipeline.Set {
+	t.Helper()
+	p, problems := pipeline.Parse("orders.yaml", []byte(file))
+	if problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	return pipeline.NewSet([]*pipeline.Pipeline{p})
+}
+
+func TestExamineLedger(t *testing.T) {
+	dir := t.TempDir()
+	open := func(place, emulator string) func(context.Context) (*ledger.Ledger, error) {
+		return func(ctx context.Context) (*ledger.Ledger, error) {
+			return ledger.OpenFrom(ctx, place, func(string) string { return emulator })
+		}
+	}
+	bucket := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case r.Method != http.MethodGet:
+			t.Errorf("%s %s", r.Method, r.URL)
+		case strings.Contains(r.URL.Path, "/missing/"):
+			w.WriteHeader(404)
+			_, _ = io.WriteString(w, `{"error":{"code":404,"message":"The specified bucket does not exist."}}`)
+		case strings.Contains(r.URL.Path, "/closed/"):
+			w.WriteHeader(403)
+			_, _ = io.WriteString(w, `{"error":{"code":403,"message":"no storage.objects.get"}}`)
+		default:
+			w.WriteHeader(404)
+			_, _ = io.WriteString(w, `{"error":{"code":404,"message":"No such object"}}`)
+		}
+	}))
+	defer bucket.Close()
+	for name, row := range map[string]struct {
+		file   string
+		ledger func(context.Context) (*ledger.Ledger, error)
+		want   Status
+		detail string
+	}{
+		"a folder":                       {orders, open(dir, ""), StatusOK, dir},
+		"a bucket":                       {orders, open("gs://there/x", bucket.URL), StatusOK, "gs://there/x"},
+		"a bucket that is missing":       {orders, open("gs://missing/x", bucket.URL), StatusFail, "does not exist"},
+		"a bucket that may not be read":  {orders, open("gs://closed/x", bucket.URL), StatusFail, "403"},
+		"no place for one":               {orders, open("ftp://x", ""), StatusFail, "ftp"},
+		"none":                           {orders, nil, StatusSkipped, "none is known"},
+		"none, and a pipeline needs one": {orders + "dedupe: {keep: forever}\n", nil, StatusWarn, "orders"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := subject(t, func(http.ResponseWriter, *http.Request) {})
+			s.Pipelines, s.Ledger = parsed(t, row.file), row.ledger
+			if c := check(t, Examine(t.Context(), s), "ledger"); c.Status != row.want || !strings.Contains(c.Detail, row.detail) {
+				t.Errorf("got %+v", c)
+			}
+		})
+	}
+}
+
+func TestExamineDedupe(t *testing.T) {
+	for name, row := range map[string]struct {
+		dedupe string
+		want   Status
+	}{
+		"none":                {"", StatusSkipped},
+		"for ever":            {"dedupe: {keep: forever}\n", StatusOK},
+		"for longer":          {"dedupe: {keep: 2000h}\n", StatusOK},
+		"shorter than it has": {"dedupe: {keep: 24h}\n", StatusWarn},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var e examination
+			e.dedupe(Subject{Pipelines: parsed(t, orders+row.dedupe)}, 72*time.Hour)
+			c := check(t, e.checks, "dedupe")
+			if c.Status != row.want || row.want == StatusWarn && (!strings.Contains(c.Detail, "orders (24h0m0s)") || !strings.Contains(c.Detail, "3 days")) {
+				t.Errorf("got %+v", c)
+			}
+		})
 	}
 }

@@ -22,10 +22,11 @@ func TestFilterInTheLanguageOfVisibility(t *testing.T) {
 		filter Filter
 		want   string
 	}{
-		"all":             {Filter{}, `WorkflowId STARTS_WITH 'prod/' AND ExecutionStatus != 'ContinuedAsNew'`},
-		"one pipeline's":  {Filter{Pipeline: "orders"}, `WorkflowId STARTS_WITH 'prod/orders/' AND ExecutionStatus != 'ContinuedAsNew'`},
-		"by two outcomes": {Filter{Outcomes: []runs.Outcome{runs.OutcomeFailed, Terminated}}, `WorkflowId STARTS_WITH 'prod/' AND (ExecutionStatus = 'Failed' OR ExecutionStatus = 'Terminated')`},
-		"by time":         {Filter{Since: noon, Until: noon.Add(time.Hour), Outcomes: []runs.Outcome{runs.OutcomeRunning}}, `WorkflowId STARTS_WITH 'prod/' AND (ExecutionStatus = 'Running') AND StartTime >= '2026-11-22T11:00:00Z' AND StartTime < '2026-11-22T12:00:00Z'`},
+		"all":                   {Filter{}, `WorkflowId STARTS_WITH 'prod/' AND ExecutionStatus != 'ContinuedAsNew'`},
+		"one pipeline's":        {Filter{Pipeline: "orders"}, `WorkflowId STARTS_WITH 'prod/orders/' AND ExecutionStatus != 'ContinuedAsNew'`},
+		"by two outcomes":       {Filter{Outcomes: []runs.Outcome{runs.OutcomeFailed, Terminated}}, `WorkflowId STARTS_WITH 'prod/' AND (ExecutionStatus = 'Failed' OR ExecutionStatus = 'Terminated')`},
+		"that launched nothing": {Filter{Outcomes: []runs.Outcome{runs.OutcomeDuplicate, runs.OutcomeKeyTaken, runs.OutcomeSucceeded}}, `WorkflowId STARTS_WITH 'prod/' AND (ExecutionStatus = 'Completed')`},
+		"by time":               {Filter{Since: noon, Until: noon.Add(time.Hour), Outcomes: []runs.Outcome{runs.OutcomeRunning}}, `WorkflowId STARTS_WITH 'prod/' AND (ExecutionStatus = 'Running') AND StartTime >= '2026-11-22T11:00:00Z' AND StartTime < '2026-11-22T12:00:00Z'`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := row.filter.Check(); err != nil {
@@ -95,6 +96,21 @@ func TestRunOfWhatTemporalTells(t *testing.T) {
 			t.Errorf("got %+v (%v)", r, ok)
 		}
 	})
+	t.Run("a duplicate is completed, and launched nothing", func(t *testing.T) {
+		for outcome, want := range map[runs.Outcome]runs.Outcome{
+			runs.OutcomeDuplicate: runs.OutcomeDuplicate, runs.OutcomeKeyTaken: runs.OutcomeKeyTaken, runs.OutcomeSucceeded: runs.OutcomeSucceeded, runs.OutcomeRunning: runs.OutcomeSucceeded,
+		} {
+			of := info("prod/orders/eu", runs.TypeRun, enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED)
+			of.SearchAttributes = &commonpb.SearchAttributes{IndexedFields: memo(t, map[string]any{runs.AttrOutcome.GetName(): outcome}).Fields}
+			if r, ok := s.run(of); !ok || r.Outcome != want {
+				t.Errorf("with the search attribute %s it is %s", outcome, r.Outcome)
+			}
+			of.Status = enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED // and left what it had said
+			if r, ok := s.run(of); !ok || r.Outcome != Terminated {
+				t.Errorf("terminated with the search attribute %s it is %s", outcome, r.Outcome)
+			}
+		}
+	})
 	t.Run("an open run has no end", func(t *testing.T) {
 		of := info("prod/orders/eu", runs.TypeStreamingRun, enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING)
 		of.CloseTime = nil
@@ -143,5 +159,39 @@ func TestLinks(t *testing.T) {
 		if row.got != row.want {
 			t.Errorf("the link of %s is %q, want %q", what, row.got, row.want)
 		}
+	}
+}
+
+func TestRunsAreListedByHowTheyEnded(t *testing.T) {
+	b := newReconcileBench(t)
+	for i, outcome := range []runs.Outcome{runs.OutcomeSucceeded, runs.OutcomeDuplicate, runs.OutcomeSucceeded, runs.OutcomeKeyTaken, runs.OutcomeDuplicate} {
+		key := string(rune('a' + i))
+		b.start("orders", key, key, time.Hour)
+		b.w.byID["dev/orders/"+key].SearchAttributes = &commonpb.SearchAttributes{IndexedFields: memo(t, map[string]any{runs.AttrOutcome.GetName(): outcome}).Fields}
+	}
+	for name, c := range map[string]struct {
+		filter Filter
+		want   string
+		more   bool
+	}{
+		"all":                     {Filter{}, "a b c d e", false},
+		"those that succeeded":    {Filter{Outcomes: []runs.Outcome{runs.OutcomeSucceeded}}, "a c", false},
+		"those that did nothing":  {Filter{Outcomes: []runs.Outcome{runs.OutcomeDuplicate, runs.OutcomeKeyTaken}}, "b d e", false},
+		"so many, and there more": {Filter{Outcomes: []runs.Outcome{runs.OutcomeDuplicate}, Limit: 1}, "b", true},
+		"so many, and no more":    {Filter{Outcomes: []runs.Outcome{runs.OutcomeDuplicate}, Limit: 2}, "b e", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			listing, err := b.List(t.Context(), c.filter)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var keys []string
+			for _, r := range listing.Runs {
+				keys = append(keys, r.Key)
+			}
+			if got := strings.Join(keys, " "); got != c.want || listing.More != c.more {
+				t.Errorf("listed %q (more: %v), want %q", got, listing.More, c.want)
+			}
+		})
 	}
 }

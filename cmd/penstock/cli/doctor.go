@@ -8,6 +8,7 @@ import (
 
 	"github.com/penstock/penstock/connect"
 	"github.com/penstock/penstock/dataflow"
+	"github.com/penstock/penstock/ledger"
 	"github.com/penstock/penstock/service"
 )
 
@@ -23,7 +24,8 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check a deployment, and say what to do",
 		Long: `Check from here, and with your rights, all that a deployment needs: its configuration,
-Temporal with its namespace and search attributes, a worker, Dataflow, the functions.
+Temporal with its namespace and search attributes, a worker, the ledger, Dataflow, the
+functions.
 Nothing is changed. A check that fails makes the exit code 1; a warning does not.`,
 		Args: cobra.NoArgs,
 	}
@@ -44,6 +46,9 @@ Nothing is changed. A check that fails makes the exit code 1; a warning does not
 		}
 		if subject.Deployment == "" {
 			subject.Deployment = a.env.get("PENSTOCK_DEPLOYMENT")
+		}
+		if place := a.env.get("PENSTOCK_LEDGER"); place != "" {
+			subject.Ledger = func(ctx context.Context) (*ledger.Ledger, error) { return ledger.OpenFrom(ctx, place, a.env.get) }
 		}
 		subject.Pipelines, subject.Problems = loadPipelines([]string{folder})
 		options, err := a.temporal(subject.Deployment)
