@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/penstock/penstock/dev/eventarc"
 	"github.com/penstock/penstock/dev/faults"
@@ -21,29 +22,26 @@ func strike(lab *faults.Lab) {
 }
 
 func TestAwaitReturnsAtTheStrikesAskedFor(t *testing.T) {
-	lab, _ := open(t, `{"name": "lost", "at": "events", "fault": "lose"}`)
-	got := make(chan faults.Counts, 1)
-	go func() {
-		counts, err := lab.Await(t.Context(), "lost", 3)
-		if err != nil {
-			t.Error(err)
+	synctest.Test(t, func(t *testing.T) {
+		lab, _ := open(t, `{"name": "lost", "at": "events", "fault": "lose"}`)
+		var got faults.Counts
+		go func() {
+			var err error
+			if got, err = lab.Await(t.Context(), "lost", 3); err != nil {
+				t.Error(err)
+			}
+		}()
+		for n := range 4 {
+			synctest.Wait()
+			if want := 3 * (n / 3); got.Injected != want {
+				t.Errorf("after %d strikes it has returned %+v", n, got)
+			}
+			strike(lab)
 		}
-		got <- counts
-	}()
-	strike(lab)
-	strike(lab)
-	select {
-	case counts := <-got:
-		t.Fatalf("it returned at %+v", counts)
-	default:
-	}
-	strike(lab)
-	if counts := <-got; counts.Injected != 3 {
-		t.Errorf("it returned %+v", counts)
-	}
-	if counts, err := lab.Await(t.Context(), "lost", 2); err != nil || counts.Injected != 3 {
-		t.Errorf("late, it returned %+v, %v", counts, err)
-	}
+		if counts, err := lab.Await(t.Context(), "lost", 2); err != nil || counts.Injected != 4 {
+			t.Errorf("late, it returned %+v, %v", counts, err)
+		}
+	})
 }
 
 func TestAwaitEndsWithItsRuleOrItsContext(t *testing.T) {
