@@ -148,7 +148,11 @@ func (a *Activities) tryLaunch(ctx context.Context, req launchRequest) launchRep
 	}
 	label := runs.DeploymentLabel(in.Deployment, namespace)
 	job, err := in.Job.Render(in.Vars, in.Steps)
-	if err != nil {
+	switch {
+	case err != nil && req.LookOnly:
+		// A job that is there is found without knowing what this attempt would launch.
+		return a.find(ctx, in, label, "", req.Hints)
+	case err != nil:
 		return launchReply{Kind: replyRefused, Refusal: refusalRender, Message: err.Error()}
 	}
 	launch := dataflow.Launch(in.Launch(job, label))
@@ -169,14 +173,14 @@ func (a *Activities) find(ctx context.Context, in runs.JobInput, label, spec str
 		switch {
 		case dataflow.KindOf(err) == dataflow.KindNotFound:
 		case err != nil:
-			return failure(err)
+			return unseen(err)
 		case job.Name == in.JobName && job.Labels[runs.LabelDeployment] == label:
 			return owned(in, job, label, spec)
 		}
 	}
 	listed, err := a.Dataflow.Find(ctx, in.Project, in.Location, in.JobName)
 	if err != nil {
-		return failure(err)
+		return unseen(err)
 	}
 	// List entries have no labels, and one of several may be ours: look at each. An
 	// active one speaks before those that are over.
@@ -187,7 +191,7 @@ func (a *Activities) find(ctx context.Context, in runs.JobInput, label, spec str
 			return launchReply{Kind: replyTransient, Message: err.Error()} // listed and not found: one of the two lags
 		}
 		if err != nil {
-			return failure(err)
+			return unseen(err)
 		}
 		r := owned(in, job, label, spec)
 		if best == nil || r.Kind == replyAdopted && (best.Kind != replyAdopted || terminal(best.Job.State) && !job.State.Terminal()) {
@@ -200,7 +204,16 @@ func (a *Activities) find(ctx context.Context, in runs.JobInput, label, spec str
 	return *best
 }
 
-// owned decides what a job under the attempt's name is to the attempt.
+// unseen says in a reply what became of a look. A limit on reading is no quota of jobs.
+func unseen(err error) launchReply {
+	r := failure(err)
+	if r.Kind == replyQuota {
+		r.Kind = replyTransient
+	}
+	return r
+}
+
+// owned decides what a job under the attempt's name is to the attempt. An empty spec is any.
 func owned(in runs.JobInput, job dataflow.Job, label, spec string) launchReply {
 	r := launchReply{Kind: replyAdopted, Job: view(job)}
 	refuse := func(refusal, format string, args ...any) {
@@ -211,7 +224,7 @@ func owned(in runs.JobInput, job dataflow.Job, label, spec string) launchReply {
 		refuse(refusalForeign, "job %s in %s/%s has the name %s but the label %s=%q instead of %q: it belongs to something else and is left alone; give one of the two deployments another ID",
 			job.ID, in.Project, in.Location, in.JobName, runs.LabelDeployment, got, label)
 	case job.ReplaceJobID != "": // a streaming update's successor carries whatever labels it was given
-	case job.Labels[runs.LabelSpec] != spec:
+	case spec != "" && job.Labels[runs.LabelSpec] != spec:
 		refuse(refusalMismatch, "job %s runs under the name %s of this attempt with other contents: its template and parameters hash to %s, this attempt's to %s; look at the job, then cancel it or retry the run with its own configuration",
 			job.ID, in.JobName, job.Labels[runs.LabelSpec], spec)
 	}
@@ -291,7 +304,7 @@ func (a *Activities) check(ctx context.Context, req checkRequest) (checkReply, e
 	case dataflow.KindOf(err) == dataflow.KindNotFound:
 		reply.Forgotten = true
 	case err != nil:
-		return reply, err
+		return reply, patient(err)
 	default:
 		reply.Job = view(job)
 	}
@@ -343,7 +356,7 @@ func (a *Activities) stop(ctx context.Context, req stopRequest) (checkReply, err
 		return checkReply{Forgotten: true, Asked: askedNothing}, nil
 	}
 	if err != nil {
-		return checkReply{}, err
+		return checkReply{}, patient(err)
 	}
 	reply := checkReply{Job: view(job), Asked: nextStop(job, req)}
 	switch reply.Asked {
@@ -363,7 +376,7 @@ func (a *Activities) stop(ctx context.Context, req stopRequest) (checkReply, err
 		reply.Asked = askedNotReady
 		return reply, nil
 	}
-	return reply, err
+	return reply, patient(err)
 }
 
 // nextStop is what to ask of a job that is to end.
@@ -421,6 +434,15 @@ func lasting(err error) error {
 	switch k := dataflow.KindOf(err); k {
 	case dataflow.KindInvalid, dataflow.KindPermission, dataflow.KindNotFound:
 		return temporal.NewNonRetryableApplicationError(err.Error(), string(k), err)
+	}
+	return patient(err)
+}
+
+// patient makes whoever repeats the call wait for as long as Dataflow asked for.
+func patient(err error) error {
+	var e *dataflow.Error
+	if errors.As(err, &e) && e.RetryAfter > 0 {
+		return temporal.NewApplicationErrorWithOptions(err.Error(), string(e.Kind), temporal.ApplicationErrorOptions{Cause: err, NextRetryDelay: e.RetryAfter})
 	}
 	return err
 }

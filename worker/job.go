@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -197,7 +198,7 @@ func (j *job) check() bool {
 	var reply checkReply
 	req := j.checkRequest()
 	if err := workflow.ExecuteActivity(j.once(), activityCheck, req).Get(j.ctx, &reply); err != nil {
-		j.nextSafety = earlier(j.nextSafety, workflow.Now(j.ctx).Add(j.nextBackoff()))
+		j.nextSafety = earlier(j.nextSafety, workflow.Now(j.ctx).Add(j.backoffAfter(err)))
 		return false
 	}
 	j.checked = workflow.Now(j.ctx)
@@ -263,7 +264,7 @@ func (j *job) pursueStop() {
 	err := workflow.ExecuteActivity(j.once(), activityStop, req).Get(j.ctx, &reply)
 	now := workflow.Now(j.ctx)
 	if err != nil {
-		j.nextStop = now.Add(j.nextBackoff())
+		j.nextStop = now.Add(j.backoffAfter(err))
 		j.message = "asking Dataflow to end the job: " + err.Error()
 		return
 	}
@@ -453,6 +454,17 @@ func (j *job) orDeadline(t time.Time) time.Time {
 func (j *job) nextBackoff() time.Duration {
 	j.backoff = min(max(2*j.backoff, firstBackoff), mostBackoff)
 	return j.backoff
+}
+
+// backoffAfter is the next wait after a call that failed with err: at least as long as
+// Dataflow asked for.
+func (j *job) backoffAfter(err error) time.Duration {
+	wait := j.nextBackoff()
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		wait = max(wait, app.NextRetryDelay())
+	}
+	return wait
 }
 
 // once are the options of an activity that the workflow repeats itself.

@@ -69,7 +69,7 @@ func (j *job) acquire() bool {
 			next = later(after, doubt)
 		case replyUnanswered:
 			doubt, looks = j.horizon(), lookAgain
-			next = after.Add(looks)
+			next = after.Add(max(looks, reply.RetryAfter))
 			j.message = "the launch was not answered; looking for its job: " + reply.Message
 		case replyQuota:
 			next = after.Add(max(quota, reply.RetryAfter))

@@ -14,6 +14,9 @@ import (
 	"github.com/penstock/penstock/runs"
 )
 
+// changeStopsWhatWas marks histories of runs that stop what an execution before them began.
+const changeStopsWhatWas = "stops-what-was"
+
 // ErrorRunFailed is the type of the application error that a failed run ends with;
 // its details hold the runs.RunResult.
 const ErrorRunFailed = "RunFailed"
@@ -144,7 +147,8 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 		return
 	}
 	s.waiting = "the steps it needs"
-	if !r.await(ctx, func() bool { return r.ready(s) }) {
+	begins := r.await(ctx, func() bool { return r.ready(s) })
+	if !begins && !r.stopsWhatWas(ctx) {
 		r.end(s, runs.OutcomeSkipped, "")
 		return
 	}
@@ -152,14 +156,24 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 	attempt, first := s.next()
 	first = first && r.fresh
 	failures, refused := 0, 0 // refused for want of quota, which is not counted as a failure
+	was := runs.JobResult{Outcome: runs.OutcomeSkipped}
 	for {
 		res := r.attempt(ctx, s, attempt, first)
 		existed := res.JobID != ""
+		if !begins && !existed {
+			r.end(s, was.Outcome, was.Error) // nothing of it was there to stop, or nothing more
+			return
+		}
 		s.record(res)
 		switch {
 		case res.Outcome == runs.OutcomeSucceeded:
 			r.end(s, runs.OutcomeSucceeded, "")
 			return
+		case r.stop != "" && res.Adopted && !res.Ended.After(res.Begun) && attempt < runs.MaxAttempt && r.stopsWhatWas(ctx):
+			// Its job was over before this execution came to it: there may be a next one.
+			begins, first, was = false, false, res
+			attempt++
+			continue
 		case r.stop != "", res.Outcome == runs.OutcomeCancelled, !existed, res.Refusal != "", attempt == runs.MaxAttempt:
 			// The run ends, somebody cancelled the job, or the next try would meet the same refusal.
 			r.end(s, res.Outcome, res.Error)
@@ -184,6 +198,12 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 			return
 		}
 	}
+}
+
+// stopsWhatWas says whether a run that is being stopped looks for jobs of steps that it has
+// not begun: an execution before it, of which a reset knows nothing, may have.
+func (r *run) stopsWhatWas(ctx workflow.Context) bool {
+	return !r.fresh && r.stop != stopTaken && workflow.GetVersion(ctx, changeStopsWhatWas, workflow.DefaultVersion, 1) >= 1
 }
 
 // next is the number of the step's next attempt, and whether its name may be new. An
