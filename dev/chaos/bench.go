@@ -94,16 +94,17 @@ type Bench struct {
 	steps   map[string][]string // of each pipeline, by name
 	bound   time.Duration
 
-	mu       sync.Mutex
-	random   *rand.Rand
-	counter  int
-	wants    []Want
-	known    map[string]bool // wants by identity, or body
-	foreign  []string
-	kept     []Execution // executions that Temporal may forget
-	own      []Violation
-	ended    time.Time // the end of the last fault
-	timeline *os.File
+	mu        sync.Mutex
+	random    *rand.Rand
+	counter   int
+	wants     []Want
+	known     map[string]bool // wants by identity, or body
+	foreign   []string
+	forgotten []string    // ledgers of jobs that Dataflow was made to forget
+	kept      []Execution // executions that Temporal may forget
+	own       []Violation
+	ended     time.Time // the end of the last fault
+	timeline  *os.File
 }
 
 func newBench(ctx context.Context, o Options, s Scenario, folder string) (_ *Bench, err error) {
@@ -330,7 +331,7 @@ func (b *Bench) Expect(e Event, body string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w := e.want(b.steps, body)
-	id := w.Identity + " " + w.Body
+	id := w.Deployment + " " + w.Identity + " " + w.Body
 	if b.known[id] {
 		return
 	}
@@ -344,7 +345,7 @@ func (b *Bench) ExpectAnew(e Event) {
 	defer b.mu.Unlock()
 	w := e.want(b.steps, "")
 	for i := range b.wants {
-		if b.wants[i].Identity == w.Identity {
+		if b.wants[i].Identity == w.Identity && b.wants[i].Deployment == w.Deployment {
 			b.wants[i] = w
 		}
 	}
@@ -370,27 +371,35 @@ func (b *Bench) found() []Violation {
 	return b.own
 }
 
-// Upload writes objects "<pipeline>/<name>" into Landing, whose events the stack's
+// Upload writes n objects "<pipeline>/…" into Landing, whose events the stack's
 // Eventarc delivers, and declares that each starts a run of the pipeline.
 func (b *Bench) Upload(ctx context.Context, pipeline string, n int) ([]Event, error) {
 	events := make([]Event, 0, n)
 	for range n {
-		name := fmt.Sprintf("%s/%05d.csv", pipeline, b.next())
-		w := b.Store.Bucket(Landing).Object(name).NewWriter(ctx)
-		if _, err := io.WriteString(w, "a,b\n1,2\n"); err != nil {
-			return nil, fmt.Errorf("upload %s: %w", name, err)
+		e, err := b.UploadAs(ctx, Landing, fmt.Sprintf("%s/%05d.csv", pipeline, b.next()), pipeline, "a,b\n1,2\n")
+		if err != nil {
+			return nil, err
 		}
-		if err := w.Close(); err != nil {
-			return nil, fmt.Errorf("upload %s: %w", name, err)
-		}
-		e := objectEvent(Landing, pipeline, name, w.Attrs().Generation)
-		b.Expect(e, "")
-		// Cloud Storage has it: that is the acknowledgement that its event will be delivered.
-		b.sent.append(Delivery{Time: time.Now(), Delivery: b.sent.reserve(1), Attempt: 1, Identity: e.Identity, Function: "upload", Status: 200})
 		events = append(events, e)
 	}
-	b.mark()
 	return events, nil
+}
+
+// UploadAs writes any object, and declares that its event starts a run of the pipeline.
+func (b *Bench) UploadAs(ctx context.Context, bucket, object, pipeline, content string) (Event, error) {
+	w := b.Store.Bucket(bucket).Object(object).NewWriter(ctx)
+	if _, err := io.WriteString(w, content); err != nil {
+		return Event{}, fmt.Errorf("upload %s: %w", object, err)
+	}
+	if err := w.Close(); err != nil {
+		return Event{}, fmt.Errorf("upload %s: %w", object, err)
+	}
+	e := objectEvent(bucket, pipeline, object, w.Attrs().Generation)
+	b.Expect(e, "")
+	// Cloud Storage has it: that is the acknowledgement that its event will be delivered.
+	b.sent.append(Delivery{Time: time.Now(), Delivery: b.sent.reserve(1), Attempt: 1, Identity: e.Identity, Function: "upload", Status: 200})
+	b.mark()
+	return e, nil
 }
 
 // Await polls until cond holds.

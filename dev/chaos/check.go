@@ -52,6 +52,13 @@ func (c *checker) report(invariant, format string, args ...any) {
 	c.found = append(c.found, Violation{invariant, fmt.Sprintf(format, args...)})
 }
 
+func (c *checker) deployment(w Want) string {
+	if w.Deployment == "" {
+		return c.Deployment
+	}
+	return w.Deployment
+}
+
 // holes is how far behind a name without a job another is looked for.
 const holes = 10
 
@@ -59,9 +66,13 @@ const holes = 10
 func (c *checker) attempts(w Want, step string) (jobs []Job, hole int) {
 	missing := 0
 	for n := 1; n <= missing+holes || missing == 0; n++ {
-		name := runs.JobName(c.Deployment, w.Pipeline, w.Key, step, n)
+		name := runs.JobName(c.deployment(w), w.Pipeline, w.Key, step, n)
 		c.claimed[name] = true
-		switch these := c.jobs[name]; {
+		these := c.jobs[name]
+		if slices.Contains(c.Foreign, name) {
+			these = nil // somebody else's, under our name
+		}
+		switch {
 		case len(these) > 0 && missing != 0:
 			hole = missing
 			jobs = append(jobs, these...)
@@ -124,7 +135,7 @@ func clock(t time.Time) string {
 
 // run checks I1 and I3 of one key.
 func (c *checker) run(w Want) {
-	id := runs.RunID(c.Deployment, w.Pipeline, w.Key)
+	id := runs.RunID(c.deployment(w), w.Pipeline, w.Key)
 	executions := c.runs[id]
 	if len(executions) == 0 {
 		return // accounts says so
@@ -239,7 +250,7 @@ func (c *checker) accounts() {
 			c.report("I2", "%s was never acknowledged, in %d attempts", name(w), pending[w.Identity])
 			continue
 		}
-		run := c.runs[runs.RunID(c.Deployment, w.Pipeline, w.Key)] != nil && w.Pipeline != ""
+		run := c.runs[runs.RunID(c.deployment(w), w.Pipeline, w.Key)] != nil && w.Pipeline != ""
 		letter := letters[w.Body] && w.Body != "" || lettersOf[w.Identity] && w.Identity != ""
 		skipped := decided[w.Identity]["skipped"]
 		met := map[Fate]bool{Runs: run, DeadLetters: letter, Skipped: skipped, Anything: run || letter || skipped || decided[w.Identity]["signalled"] || decided[w.Identity]["key-taken"]}[w.Fate]
@@ -282,7 +293,7 @@ func (c *checker) strangers() {
 	}
 	wanted := map[string]bool{}
 	for _, w := range c.Wants {
-		wanted[runs.RunID(c.Deployment, w.Pipeline, w.Key)] = true
+		wanted[runs.RunID(c.deployment(w), w.Pipeline, w.Key)] = true
 	}
 	for id := range c.runs {
 		if !wanted[id] {

@@ -28,6 +28,8 @@ type Event struct {
 	Outcome runs.Outcome
 	// Executions is how often the run may be started, with retries and resets. 0: once.
 	Executions int
+	// Deployment is whose functions get it; empty: the bench's own.
+	Deployment string
 	// Request makes a delivery of it: no two need be the same, but one that comes again is.
 	Request func(*rand.Rand) Request
 }
@@ -144,7 +146,7 @@ func (b *Bench) Shuffle(events []Event) []Event {
 
 // want is what an event is to lead to, for the checker.
 func (e Event) want(steps map[string][]string, body string) Want {
-	w := Want{Identity: e.Identity, Pipeline: e.Pipeline, Key: e.Key, Fate: e.Fate, Outcome: e.Outcome, Executions: e.Executions, Steps: steps[e.Pipeline]}
+	w := Want{Identity: e.Identity, Pipeline: e.Pipeline, Key: e.Key, Fate: e.Fate, Outcome: e.Outcome, Executions: e.Executions, Deployment: e.deployment(), Steps: steps[e.Pipeline]}
 	if w.Fate == "" {
 		w.Fate = Runs
 	}
@@ -164,11 +166,18 @@ func (e Event) want(steps map[string][]string, body string) Want {
 }
 
 // RunID is the workflow ID of the event's run.
-func (e Event) RunID() string { return runs.RunID(Deployment, e.Pipeline, e.key()) }
+func (e Event) RunID() string { return runs.RunID(e.deployment(), e.Pipeline, e.key()) }
 
 // JobName is the name of the job of an attempt of a step of the event's run.
 func (e Event) JobName(step string, attempt int) string {
-	return runs.JobName(Deployment, e.Pipeline, e.key(), step, attempt)
+	return runs.JobName(e.deployment(), e.Pipeline, e.key(), step, attempt)
+}
+
+func (e Event) deployment() string {
+	if e.Deployment == "" {
+		return Deployment
+	}
+	return e.Deployment
 }
 
 func (e Event) key() string {

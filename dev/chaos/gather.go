@@ -69,7 +69,7 @@ func (b *Bench) AwaitClosed(ctx context.Context) error {
 		}
 		b.mu.Unlock()
 		for _, w := range wants {
-			id := runs.RunID(Deployment, w.Pipeline, w.Key)
+			id := runs.RunID(w.Deployment, w.Pipeline, w.Key)
 			if w.Fate != Runs || have[id] {
 				continue
 			}
@@ -109,7 +109,7 @@ func (b *Bench) list(ctx context.Context, query string) ([]*workflowpb.WorkflowE
 			return nil, fmt.Errorf("list workflows where %s: %w", query, err)
 		}
 		for _, e := range page.GetExecutions() {
-			if !strings.HasPrefix(e.GetExecution().GetWorkflowId(), Deployment+"/"+runs.SweepName+"/") {
+			if !strings.Contains(e.GetExecution().GetWorkflowId(), "/"+runs.SweepName+"/") {
 				all = append(all, e)
 			}
 		}
@@ -134,7 +134,7 @@ func (b *Bench) Record(ctx context.Context) (Record, error) {
 	if r.Decisions, err = readDecisions(filepath.Join(b.Folder, "state", "logs")); err != nil {
 		return r, err
 	}
-	if r.Jobs, err = readLedger(b.LaunchLedger()); err != nil {
+	if r.Jobs, err = b.Jobs(); err != nil {
 		return r, err
 	}
 	r.Letters = b.letters.await(ctx, r.Decisions)
@@ -154,7 +154,20 @@ func (b *Bench) Keep(ctx context.Context) error {
 }
 
 // Jobs are the jobs in the emulator's ledger so far.
-func (b *Bench) Jobs() ([]Job, error) { return readLedger(b.LaunchLedger()) }
+func (b *Bench) Jobs() ([]Job, error) {
+	b.mu.Lock()
+	ledgers := append(slices.Clone(b.forgotten), b.LaunchLedger())
+	b.mu.Unlock()
+	var all []Job
+	for _, path := range ledgers {
+		jobs, err := readLedger(path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, jobs...)
+	}
+	return all, nil
+}
 
 // Decisions are those in the functions' log so far, of all instances.
 func (b *Bench) Decisions() ([]Decision, error) {

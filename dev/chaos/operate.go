@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	commonpb "go.temporal.io/api/common/v1"
@@ -92,19 +93,26 @@ func (b *Bench) Reset(ctx context.Context, e Event, after enumspb.EventType) err
 	return nil
 }
 
-// Forget deletes a closed workflow, as Temporal does when its retention has passed, and
-// waits until it is gone.
-func (b *Bench) Forget(ctx context.Context, workflowID string) error {
-	_, err := b.Temporal.WorkflowService().DeleteWorkflowExecution(ctx, &workflowservice.DeleteWorkflowExecutionRequest{
-		Namespace: b.Addresses.Namespace, WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: workflowID},
-	})
-	if err != nil {
-		return fmt.Errorf("delete %s: %w", workflowID, err)
+// Forget deletes closed workflows, as Temporal does when its retention has passed, and
+// waits until they are gone.
+func (b *Bench) Forget(ctx context.Context, workflowIDs []string) error {
+	for _, id := range workflowIDs {
+		_, err := b.Temporal.WorkflowService().DeleteWorkflowExecution(ctx, &workflowservice.DeleteWorkflowExecutionRequest{
+			Namespace: b.Addresses.Namespace, WorkflowExecution: &commonpb.WorkflowExecution{WorkflowId: id},
+		})
+		if err != nil {
+			return fmt.Errorf("delete %s: %w", id, err)
+		}
 	}
-	return b.Await(ctx, "Temporal forgets "+workflowID, func() (bool, error) {
-		_, _, err := b.execution(ctx, workflowID)
-		return isGone(err), nil
-	})
+	for _, id := range workflowIDs {
+		if err := b.Await(ctx, "Temporal forgets "+id, func() (bool, error) {
+			_, _, err := b.execution(ctx, id)
+			return isGone(err), nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func isGone(err error) bool {
@@ -179,4 +187,20 @@ func (b *Bench) executions(ctx context.Context, events []Event, step string) (ma
 		return err
 	})
 	return known, err
+}
+
+// ForgetJobs makes Dataflow forget all jobs, as it does after 30 days. The ledger keeps them.
+func (b *Bench) ForgetJobs(ctx context.Context) error {
+	b.Say("Dataflow forgets its jobs")
+	return inTurn(
+		func() error { return b.Kill("dataflow") },
+		func() error {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			aside := fmt.Sprintf("%s.%d", b.LaunchLedger(), len(b.forgotten)+1)
+			b.forgotten = append(b.forgotten, aside)
+			return os.Rename(b.LaunchLedger(), aside)
+		},
+		func() error { return b.Start(ctx, "dataflow") },
+	)
 }

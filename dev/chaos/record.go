@@ -44,12 +44,14 @@ const (
 
 // Want is what must become of an event, or of all events of one key.
 type Want struct {
-	Identity string // of the event, or the first one of the key
-	Body     string // Delivery.Body, for what has no identity
-	Fate     Fate
-	Pipeline string
-	Key      string
-	Steps    []string
+	// Deployment is whose event it is; empty: the record's.
+	Deployment string
+	Identity   string // of the event, or the first one of the key
+	Body       string // Delivery.Body, for what has no identity
+	Fate       Fate
+	Pipeline   string
+	Key        string
+	Steps      []string
 	// Outcome is the run's; empty: whatever its jobs' was.
 	Outcome runs.Outcome
 	// Executions is how often it may be run, with retries and resets. 0: once.
