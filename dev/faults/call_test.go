@@ -93,6 +93,21 @@ func TestStorageCalls(t *testing.T) {
 			t.Errorf("the object: %v", err)
 		}
 	})
+	t.Run("an upload is told by the name in its metadata, and unharmed", func(t *testing.T) {
+		b, log, addr := startStorage(t, `{"name": "late", "at": "storage", "operation": "objects.insert", "subject": "landing/new", "fault": "latency", "delay": "1ms"}`)
+		body := "--b\r\nContent-Type: application/json\r\n\r\n{\"name\": \"new\"}\r\n--b\r\nContent-Type: text/csv\r\n\r\na,b\n\r\n--b--\r\n"
+		response, err := http.Post("http://"+addr+"/upload/storage/v1/b/landing/o?uploadType=multipart", "multipart/related; boundary=b", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if got := log.injected(t); len(got) != 1 {
+			t.Errorf("the log has %+v", got)
+		}
+		if a, err := b.Object("new").Attrs(t.Context()); err != nil || a.Size != 4 {
+			t.Errorf("the object: %+v, %v", a, err)
+		}
+	})
 	t.Run("an upload's answer is lost, and the object is there", func(t *testing.T) {
 		b, _, _ := startStorage(t, `{"name": "lost", "at": "storage", "operation": "objects.insert", "fault": "status", "status": 503, "committed": true}`)
 		wantCode(t, write(t.Context(), b, "new"), 503)
