@@ -1,0 +1,250 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+)
+
+// impersonation are the roles that let one act as an account; on a project, as each of its accounts.
+var impersonation = []string{
+	"roles/iam.serviceAccountUser",
+	"roles/iam.serviceAccountTokenCreator",
+	"roles/iam.serviceAccountOpenIdTokenCreator",
+	"roles/iam.workloadIdentityUser",
+	"roles/iam.serviceAccountKeyAdmin",
+	"roles/editor",
+	"roles/owner",
+}
+
+// identities is about who may do what.
+var identities = []Rule{
+	{
+		Name: "no-impersonation-by-project", Says: "lets nobody act as every account of the project",
+		check: func(p *Plan, bad report) {
+			for _, r := range p.of(typeProjectGrant, "google_project_iam_binding") {
+				if role := r.text("role"); slices.Contains(impersonation, role) {
+					bad(r.Address, "%s is granted on the project: grant it on the accounts that are meant", role)
+				}
+			}
+		},
+		twin: breaks(set("role", "roles/iam.serviceAccountTokenCreator"), typeProjectGrant),
+	},
+	{
+		Name: "no-open-grants", Says: "leaves the granting of roles on the project to those who may grant listed ones only",
+		check: func(p *Plan, bad report) {
+			for _, r := range p.of(typeProjectGrant, "google_project_iam_binding") {
+				if role := r.text("role"); (role == "roles/resourcemanager.projectIamAdmin" || role == "roles/iam.securityAdmin") && !strings.Contains(r.text("condition.0.expression"), "modifiedGrantsByRole") {
+					bad(r.Address, "%s without a condition on modifiedGrantsByRole is every role there is: list the roles that may be granted", role)
+				}
+			}
+		},
+		twin: breaks(func(r *Resource) bool {
+			return r.text("role") == "roles/resourcemanager.projectIamAdmin" && set("condition", []any{})(r)
+		}, typeProjectGrant),
+	},
+	{
+		Name: "own-accounts", Says: "runs each function and pool as an account of its own",
+		check: func(p *Plan, bad report) {
+			seen := map[string]string{}
+			for _, r := range p.of(typeFunction, typePool) {
+				account := r.text("service_config.0.service_account_email")
+				if r.Type == typePool {
+					account = r.text("template.0.service_account")
+				}
+				switch other := seen[account]; {
+				case account == "" || strings.HasSuffix(account, "-compute@developer.gserviceaccount.com") || strings.HasSuffix(account, "@appspot.gserviceaccount.com"):
+					bad(r.Address, "it runs as the project's default account: give it one of its own")
+				case other != "" && (r.Type == typeFunction || !strings.Contains(other, "worker_pool")):
+					bad(r.Address, "it runs as the account of %s: give it one of its own", other)
+				}
+				seen[account] = r.Address
+			}
+		},
+		twin: breaks(set("service_config.0.service_account_email", nil), typeFunction),
+	},
+	{
+		Name: "only-deliveries-call", Says: "lets nobody call the functions but the identity of its deliveries",
+		check: func(p *Plan, bad report) {
+			callers := map[string]bool{}
+			for _, r := range p.of(typeSubscription) {
+				callers["serviceAccount:"+r.text("push_config.0.oidc_token.0.service_account_email")] = true
+			}
+			for _, r := range p.of(typeEventarc) {
+				callers["serviceAccount:"+r.text("service_account")] = true
+			}
+			called := map[string]bool{}
+			for _, r := range p.of(typeServiceGrant, "google_cloudfunctions2_function_iam_member") {
+				if role := r.text("role"); role != "roles/run.invoker" && role != "roles/cloudfunctions.invoker" {
+					continue
+				}
+				called[r.text("name")] = true
+				if member := r.text("member"); !callers[member] {
+					bad(r.Address, "%s may call the function, and delivers nothing: remove the grant", member)
+				}
+			}
+			for _, r := range p.of(typeFunction) {
+				if !called[r.text("name")] {
+					bad(r.Address, "nothing may call it, so its deliveries fail: grant the push identity roles/run.invoker")
+				}
+			}
+		},
+		twin: breaks(set("member", "serviceAccount:someone@acme.iam.gserviceaccount.com"), typeServiceGrant),
+	},
+	{
+		Name: "worker-least", Says: "gives the worker no role on the project but one of its own making",
+		check: func(p *Plan, bad report) {
+			for _, member := range runners(p) {
+				own := false
+				for _, r := range p.of(typeProjectGrant) {
+					if r.text("member") != member {
+						continue
+					}
+					role := findRole(p, r.text("role"))
+					if role == nil {
+						bad(r.Address, "the worker has %s on the whole project: list the permissions that it needs in a role", r.text("role"))
+						continue
+					}
+					own = true
+					for _, permission := range texts(role.get("permissions")) {
+						if !strings.HasPrefix(permission, "dataflow.") {
+							bad(role.Address, "%s is nothing that the worker does to Dataflow: grant it on a resource", permission)
+						}
+					}
+				}
+				if !own {
+					bad(member, "the worker has no role to launch jobs with: grant it a custom one")
+				}
+			}
+		},
+		twin: func(p *Plan) bool {
+			members := runners(p)
+			return breaks(func(r *Resource) bool {
+				return slices.Contains(members, r.text("member")) && set("role", "roles/dataflow.admin")(r)
+			}, typeProjectGrant)(p)
+		},
+	},
+	{
+		Name: "acts-as-pipelines", Says: "lets the worker act as each pipeline's account, and as no other",
+		check: func(p *Plan, bad report) {
+			accounts := pipelineAccounts(p)
+			for _, member := range runners(p) {
+				may := map[string]bool{}
+				for _, r := range p.of(typeAccountGrant) {
+					if r.text("member") != member || !slices.Contains(impersonation, r.text("role")) {
+						continue
+					}
+					account := r.text("service_account_id")
+					account = account[strings.LastIndexByte(account, '/')+1:]
+					if !slices.Contains(accounts, account) {
+						bad(r.Address, "the worker may act as %s, which no pipeline runs as: remove the grant", account)
+					}
+					if r.text("role") == "roles/iam.serviceAccountUser" {
+						may[account] = true
+					}
+				}
+				for _, account := range accounts {
+					if !may[account] {
+						bad(member, "the worker may not act as %s, so the jobs of its pipeline cannot be launched: grant it roles/iam.serviceAccountUser there", account)
+					}
+				}
+			}
+		},
+		twin: func(p *Plan) bool {
+			members := runners(p)
+			return remove(func(r *Resource) bool {
+				return r.Type == typeAccountGrant && slices.Contains(members, r.text("member"))
+			})(p)
+		},
+	},
+	{
+		Name: "scaler-complete", Says: "lets Temporal resize serverless pools: get and update on each, act as their runner, and no more",
+		check: checkScaler,
+		twin: breaks(func(r *Resource) bool {
+			return slices.Contains(texts(r.get("permissions")), "run.workerpools.update") && set("permissions", []any{"run.workerpools.get"})(r)
+		}, typeCustomRole),
+	},
+	{
+		Name: "federation-conditions", Says: "lets in federated identities that meet a condition only",
+		check: func(p *Plan, bad report) {
+			for _, r := range p.of("google_iam_workload_identity_pool_provider") {
+				if c := r.text("attribute_condition"); !strings.Contains(c, "assertion.") && !strings.Contains(c, "attribute.") {
+					bad(r.Address, "everybody that its issuer knows is let in: set attribute_condition")
+				}
+			}
+		},
+		twin: breaks(set("attribute_condition", "true"), "google_iam_workload_identity_pool_provider"),
+	},
+}
+
+// runners lists the members that worker pools run as.
+func runners(p *Plan) []string {
+	var members []string
+	for _, r := range p.of(typePool) {
+		if member := "serviceAccount:" + r.text("template.0.service_account"); !slices.Contains(members, member) {
+			members = append(members, member)
+		}
+	}
+	return members
+}
+
+// findRole finds the custom role of the plan that a grant names, or nil.
+func findRole(p *Plan, name string) *Resource {
+	for _, r := range p.of(typeCustomRole) {
+		if strings.HasSuffix(name, "/roles/"+r.text("role_id")) {
+			return r
+		}
+	}
+	return nil
+}
+
+// pipelineAccounts lists the accounts that the files name.
+func pipelineAccounts(p *Plan) []string {
+	var accounts []string
+	for _, of := range p.Pipelines {
+		for _, step := range of.Steps {
+			if account, _ := step.Dataflow.Environment["serviceAccountEmail"].(string); account != "" && !slices.Contains(accounts, account) {
+				accounts = append(accounts, account)
+			}
+		}
+	}
+	return accounts
+}
+
+func checkScaler(p *Plan, bad report) {
+	for _, pool := range p.of(typePool) {
+		if variable(pool, "PENSTOCK_VERSIONING") != "pinned" {
+			continue // a fixed pool is nobody's to resize
+		}
+		var invoker string
+		for _, r := range p.of(typePoolGrant) {
+			if r.text("name") != pool.text("name") {
+				continue
+			}
+			role := findRole(p, r.text("role"))
+			if role == nil {
+				bad(r.Address, "%s is more than reading and resizing: grant a role of run.workerpools.get and run.workerpools.update", r.text("role"))
+				continue
+			}
+			permissions := texts(role.get("permissions"))
+			slices.Sort(permissions)
+			if !slices.Equal(permissions, []string{"run.workerpools.get", "run.workerpools.update"}) {
+				bad(role.Address, "it has %s: it needs run.workerpools.get and run.workerpools.update, and no more; with get alone a pool is found valid and never scales", strings.Join(permissions, ", "))
+			}
+			invoker = r.text("member")
+		}
+		if invoker == "" {
+			bad(pool.Address, "nobody may resize it: grant the invoker the scaler's role on it")
+			continue
+		}
+		if !slices.ContainsFunc(p.of(typeAccountGrant), func(r *Resource) bool {
+			return r.text("member") == invoker && r.text("role") == "roles/iam.serviceAccountUser" && strings.HasSuffix(r.text("service_account_id"), "/"+pool.text("template.0.service_account"))
+		}) {
+			bad(pool.Address, "%s may not act as the account that the pool runs as, so each resize is refused: grant it roles/iam.serviceAccountUser there", invoker)
+		}
+		if !slices.ContainsFunc(p.of(typeAccountGrant), func(r *Resource) bool {
+			return r.text("role") == "roles/iam.serviceAccountTokenCreator" && strings.HasSuffix("serviceAccount:"+r.text("service_account_id"), "/"+strings.TrimPrefix(invoker, "serviceAccount:"))
+		}) {
+			bad(pool.Address, "Temporal may not act as %s: grant its identities roles/iam.serviceAccountTokenCreator there", invoker)
+		}
+	}
+}

@@ -1,0 +1,212 @@
+package policy
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/penstock/penstock/pipeline"
+)
+
+// planned is a plan of the given resources, as JSON, of a deployment without pipelines.
+func planned(t *testing.T, resources ...string) *Plan {
+	t.Helper()
+	p, err := Read(strings.NewReader(`{"format_version":"1.2","resource_changes":[` + strings.Join(resources, ",") + `]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func resource(kind, address, after string) string {
+	return `{"address":"` + address + `","mode":"managed","type":"` + kind + `","change":{"actions":["create"],"after":` + after + `,"after_unknown":{}}}`
+}
+
+func TestWhatBreaksARule(t *testing.T) {
+	digest := "acme/worker@sha256:" + strings.Repeat("0", 64)
+	for _, tc := range []struct {
+		name, rule string
+		resource   string
+		kept       bool
+	}{
+		{"a binding of everybody", "nobody-unknown", resource("google_storage_bucket_iam_binding", "b", `{"role":"roles/storage.objectViewer","members":["user:a@example.com","allUsers"]}`), false},
+		{"a bucket that is called so", "nobody-unknown", resource(typeTopic, "b", `{"name":"allUsers","labels":{}}`), true},
+
+		{"a service behind a load balancer", "no-public-ingress", resource(typeService, "s", `{"ingress":"INGRESS_TRAFFIC_ALL"}`), false},
+		{"a firewall that lets the internet in", "no-public-ingress", resource(typeFirewall, "f", `{"direction":"INGRESS","source_ranges":["0.0.0.0/0"],"allow":[{"protocol":"tcp"}]}`), false},
+		{"a firewall that keeps the internet out", "no-public-ingress", resource(typeFirewall, "f", `{"direction":"INGRESS","source_ranges":["0.0.0.0/0"],"allow":[],"deny":[{"protocol":"all"}]}`), true},
+
+		{"an account's key", "no-keys", resource("google_service_account_key", "k", `{"service_account_id":"a"}`), false},
+		{"a secret's value", "no-keys", resource("google_secret_manager_secret_version", "v", `{"secret_data":"x"}`), false},
+		{"a secret's value that is never stored", "no-keys", resource("google_secret_manager_secret_version", "v", `{"secret_data":null,"secret_data_wo_version":1}`), true},
+		{"a private key in a value", "no-keys", resource(typePool, "p", `{"template":[{"containers":[{"image":"`+digest+`","env":[{"name":"A","value":"-----BEGIN PRIVATE KEY-----"}]}]}]}`), false},
+		{"the API key of a pool", "no-keys", resource(typePool, "p", `{"template":[{"containers":[{"image":"`+digest+`","env":[{"name":"TEMPORAL_API_KEY","value":"x"}]}]}]}`), false},
+
+		{"a job's image by tag", "images-by-digest", resource(typeJob, "j", `{"template":[{"template":[{"containers":[{"image":"acme/job:1"}]}]}]}`), false},
+		{"a second container by tag", "images-by-digest", resource(typePool, "p", `{"template":[{"containers":[{"image":"`+digest+`"},{"image":"acme/proxy"}]}]}`), false},
+		{"an image by digest", "images-by-digest", resource(typePool, "p", `{"template":[{"containers":[{"image":"`+digest+`"}]}]}`), true},
+
+		{"the whole project's accounts by a binding", "no-impersonation-by-project", resource("google_project_iam_binding", "b", `{"role":"roles/iam.serviceAccountUser","members":[]}`), false},
+		{"one account", "no-impersonation-by-project", resource(typeAccountGrant, "b", `{"role":"roles/iam.serviceAccountUser"}`), true},
+
+		{"a pool that runs as the default account", "own-accounts", resource(typePool, "p", `{"template":[{"service_account":"123-compute@developer.gserviceaccount.com"}]}`), false},
+
+		{"a function's own trigger that does not try again", "retry-on", resource(typeFunction, "f", `{"event_trigger":[{"retry_policy":"RETRY_POLICY_DO_NOT_RETRY"}]}`), false},
+		{"a function's own trigger that does", "retry-on", resource(typeFunction, "f", `{"event_trigger":[{"retry_policy":"RETRY_POLICY_RETRY"}]}`), true},
+		{"a push without back-off", "retry-on", resource(typeSubscription, "s", `{"push_config":[{}]}`), false},
+
+		{"five attempts", "patience", resource(typeSubscription, "s", `{"ack_deadline_seconds":60,"message_retention_duration":"604800s","expiration_policy":[{"ttl":""}],"retry_policy":[{"maximum_backoff":"600s"}],"dead_letter_policy":[{"max_delivery_attempts":5}],"push_config":[{}]}`), false},
+		{"a hundred attempts over hours", "patience", resource(typeSubscription, "s", `{"ack_deadline_seconds":60,"message_retention_duration":"604800s","expiration_policy":[{"ttl":""}],"retry_policy":[{"maximum_backoff":"600s"}],"dead_letter_policy":[{"max_delivery_attempts":100}],"push_config":[{}]}`), true},
+
+		{"a function without dead letters", "dead-letter-path", resource(typeFunction, "f", `{"service_config":[{"environment_variables":{}}]}`), false},
+		{"a push that names no topic", "pushes-authenticated", resource(typeSubscription, "s", `{"push_config":[{"push_endpoint":"https://f.run.app/","oidc_token":[{"service_account_email":"a","audience":"b"}]}]}`), false},
+		{"an unwrapped push", "pushes-authenticated", resource(typeSubscription, "s", `{"push_config":[{"no_wrapper":[{"write_metadata":true}],"oidc_token":[{"service_account_email":"a","audience":"b"}]}]}`), false},
+
+		{"a bucket that goes with all in it", "deletion-protection", resource(typeBucket, "b", `{"force_destroy":true,"deletion_policy":"PREVENT","versioning":[{"enabled":true}]}`), false},
+		{"a bucket whose claims could not expire", "deletion-protection", resource(typeBucket, "b", `{"deletion_policy":"PREVENT","versioning":[{"enabled":true}],"retention_policy":[{"retention_period":"1"}]}`), false},
+		{"a secret that may go", "deletion-protection", resource(typeSecret, "s", `{"deletion_protection":false}`), false},
+
+		{"an alert's own labels", "labels", resource("google_monitoring_notification_channel", "c", `{"labels":{"email_address":"x"},"user_labels":{"penstock_deployment":"prod","managed_by":"terraform"}}`), true},
+		{"an alert without labels", "labels", resource("google_monitoring_alert_policy", "a", `{"user_labels":null}`), false},
+		{"what has no labels", "labels", resource(typeAccount, "a", `{"account_id":"x"}`), true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			found := Check(planned(t, tc.resource))
+			broken := slices.ContainsFunc(found, func(v Violation) bool { return v.Rule == tc.rule })
+			if broken == tc.kept {
+				t.Errorf("rule %s broken: %v, want %v; all: %v", tc.rule, broken, !tc.kept, found)
+			}
+		})
+	}
+}
+
+func TestJobStatusOfTheFilesLocations(t *testing.T) {
+	files, problems := pipeline.Parse("a.yaml", []byte(`
+name: a
+purpose: Test.
+owner: me@example.com
+on:
+  - storage: {bucket: landing}
+steps:
+  - name: one
+    dataflow: {template: "gs://templates/one.json"}
+  - name: two
+    dataflow: {template: "gs://templates/two.json", location: europe-west4}
+`))
+	if problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	trigger := func(location string) string {
+		return resource(typeEventarc, location, `{"location":"`+location+`","matching_criteria":[
+			{"attribute":"type","value":"google.cloud.dataflow.job.v1beta3.statusChanged"},{"attribute":"location","value":"`+location+`"}],
+			"destination":[{"cloud_run_service":[{"service":"status"}]}]}`)
+	}
+	function := resource(typeFunction, "f", `{"name":"status","build_config":[{"entry_point":"JobStatus"}]}`)
+	for name, tc := range map[string]struct {
+		triggers []string
+		want     string
+	}{
+		"one each":       {[]string{trigger("us-central1"), trigger("europe-west4")}, ""},
+		"one is missing": {[]string{trigger("us-central1")}, "europe-west4, which 0 triggers"},
+		"one twice":      {[]string{trigger("us-central1"), trigger("us-central1"), trigger("europe-west4")}, "us-central1, which 2 triggers"},
+		"one too many":   {[]string{trigger("us-central1"), trigger("europe-west4"), trigger("asia-east1")}, "asia-east1, where none run"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := planned(t, append(tc.triggers, function)...)
+			p.Pipelines, p.JobLocation = []*pipeline.Pipeline{files}, "us-central1"
+			var got []string
+			for _, v := range Check(p) {
+				if v.Rule == "status-everywhere" {
+					got = append(got, v.Message)
+				}
+			}
+			if tc.want == "" && len(got) > 0 || tc.want != "" && !strings.Contains(strings.Join(got, "\n"), tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestReadKnowsWhatIsUnknown(t *testing.T) {
+	p := planned(t,
+		`{"address":"s","mode":"managed","type":"google_pubsub_subscription","change":{"actions":["create"],
+			"after":{"name":"s","push_config":[{"oidc_token":[{"service_account_email":"a"}]}]},
+			"after_unknown":{"id":true,"push_config":[{"push_endpoint":true,"oidc_token":[{"audience":true}]}]}}}`,
+		`{"address":"gone","mode":"managed","type":"google_pubsub_topic","change":{"actions":["delete"],"after":null}}`,
+		`{"address":"data.x","mode":"data","type":"google_project","change":{"actions":["read"],"after":{}}}`,
+	)
+	if len(p.Resources) != 1 {
+		t.Fatalf("read %d resources, want the one that is made", len(p.Resources))
+	}
+	s := p.Resources[0]
+	if !s.has("push_config.0.oidc_token.0.audience") || !s.has("push_config.0.push_endpoint") || s.text("push_config.0.push_endpoint") != "" {
+		t.Errorf("what is known after the apply only is given, with no text: %v", s.Values)
+	}
+	if s.text("push_config.0.oidc_token.0.service_account_email") != "a" || s.has("push_config.1") || s.has("push_config.0.no_wrapper") {
+		t.Errorf("what is known is as the plan has it: %v", s.Values)
+	}
+}
+
+func TestReadRefusesWhatIsNoPlan(t *testing.T) {
+	for name, in := range map[string]string{
+		"no JSON":        "Plan: 3 to add",
+		"another format": `{"format_version":"2.0","resource_changes":[]}`,
+		"nothing in it":  `{"format_version":"1.2","resource_changes":[]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := Read(strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), "plan") {
+				t.Errorf("got %v, want an error that says what to give", err)
+			}
+		})
+	}
+}
+
+func TestEachRuleHasATwinInTheCode(t *testing.T) {
+	var rules, twins []string
+	for _, r := range Rules() {
+		if slices.Contains(rules, r.Name) {
+			t.Errorf("two rules are called %s", r.Name)
+		}
+		rules = append(rules, r.Name)
+	}
+	for _, s := range sourceTwins {
+		twins = append(twins, s.rule)
+	}
+	slices.Sort(rules)
+	slices.Sort(twins)
+	if !slices.Equal(rules, twins) {
+		t.Errorf("rules %v\ntwins %v", rules, twins)
+	}
+
+	copied := t.TempDir()
+	if err := os.CopyFS(copied, os.DirFS(filepath.Join("..", "..", "terraform"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := BreakSource(copied); err != nil {
+		t.Error(err)
+	}
+	if err := BreakSource(copied); err == nil {
+		t.Error("what is broken already can be broken again: the twins would not notice that the code has changed")
+	}
+}
+
+func TestATwinThatIsNotCaughtIsTold(t *testing.T) {
+	p := planned(t, resource(typeBucket, "b", `{"public_access_prevention":"inherited"}`))
+	for _, proof := range Prove(p) {
+		switch proof.Rule {
+		case "no-public-objects":
+			if proof.Idle || len(proof.Caught) != 1 {
+				t.Errorf("the twin of %s: %+v", proof.Rule, proof)
+			}
+		case "images-by-digest":
+			if !proof.Idle {
+				t.Errorf("there is no image to break, and %+v", proof)
+			}
+		}
+	}
+	if got := p.Resources[0].text("public_access_prevention"); got != "inherited" {
+		t.Errorf("the proof changed the plan itself, to %q", got)
+	}
+}
