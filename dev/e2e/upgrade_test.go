@@ -10,8 +10,10 @@ import (
 	"testing"
 
 	enumspb "go.temporal.io/api/enums/v1"
+	taskqueuepb "go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
 
 	"github.com/penstock/penstock/dev/stack"
 	"github.com/penstock/penstock/runs"
@@ -51,6 +53,90 @@ func TestRunsMoveToTheCurrentBuild(t *testing.T) {
 		p.wantEnd(t)
 		p.wantBy(t, p.all(), thisBuild, previousBuild)
 	}
+	t.Run("but for what has asked a sweep, which the build before does not know", u.rollBackToBeforeTheSweep)
+}
+
+// The workflow of a job that has asked the sweep for news cannot go back to a release
+// that has no sweep. One that is pinned beforehand to the build that knows it goes on
+// there. The others stand still, their jobs untouched: until that build is current
+// again, or until they are terminated, when the run, which did move, looks for the job
+// and goes on with it. A sweep stands still as well.
+func (u *upgrade) rollBackToBeforeTheSweep(t *testing.T) {
+	if commit, err := previousRelease(); err != nil || commit != releaseWithoutSweep {
+		t.Fatalf("the previous release is %s (%v): it knows the sweep, and all moves back; take this test away", commit, err)
+	}
+	u.serve(t, nextBuild, asksOften...)
+	u.makeCurrent(t, nextBuild)
+	pinned, left, terminated := u.landAs(t, "one", "pinned"), u.landAs(t, "one", "left"), u.landAs(t, "one", "terminated")
+	for _, r := range []*run{pinned, left, terminated} {
+		r.job(t, "only", 1)
+		eventually(t, "the job's workflow has asked for a sweep", func() bool { return u.asked(t, r.jobWorkflow("only", 1)) })
+	}
+	if _, err := u.Client.UpdateWorkflowExecutionOptions(t.Context(), client.UpdateWorkflowExecutionOptionsRequest{
+		WorkflowId: pinned.jobWorkflow("only", 1),
+		WorkflowExecutionOptionsChanges: client.WorkflowExecutionOptionsChanges{VersioningOverride: &client.VersioningOverrideChange{
+			Value: &client.PinnedVersioningOverride{Version: worker.WorkerDeploymentVersion{DeploymentName: workerDeployment, BuildID: nextBuild}},
+		}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	u.makeCurrent(t, previousBuild)
+
+	ends := func(r *run, adopted bool) {
+		t.Helper()
+		job := r.job(t, "only", 1)
+		job.done()
+		if res := wantOneJob(t, r, job); attemptOf(t, res, "only").Adopted != adopted {
+			t.Errorf("the run of %s: %+v, want its job adopted: %t", r.object, res, adopted)
+		}
+	}
+	ends(pinned, false)
+	for _, r := range []*run{left, terminated} {
+		u.awaitStuck(t, r.jobWorkflow("only", 1))
+	}
+	if err := u.Client.TerminateWorkflow(t.Context(), terminated.jobWorkflow("only", 1), "", "by a test"); err != nil {
+		t.Fatal(err)
+	}
+	ends(terminated, true)
+	if err := runs.AskForSweep(t.Context(), u.Client, runs.Place{Deployment: deployment, Project: project, Location: location}, runs.SweepAsk{}); err != nil {
+		t.Fatal(err)
+	}
+	sweep := runs.SweepWorkflowID(deployment, project, location)
+	u.awaitStuck(t, sweep)
+
+	u.makeCurrent(t, nextBuild)
+	ends(left, false)
+	eventually(t, "the sweep ends", func() bool {
+		d, err := u.Client.DescribeWorkflowExecution(t.Context(), sweep, "")
+		return err == nil && d.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED
+	})
+}
+
+// releaseWithoutSweep is the last release whose workers do not know the sweep.
+const releaseWithoutSweep = "375de72e5846ec1b34b7e7023970a42af00a911f"
+
+// asksOften has runs that begin at a worker ask for a sweep every second.
+var asksOften = []string{"PENSTOCK_SAFETY_INTERVAL=1s", "PENSTOCK_SWEEP_GATHER=1s"}
+
+// asked says whether a job's workflow has asked for a sweep.
+func (u *upgrade) asked(t *testing.T, workflowID string) bool {
+	t.Helper()
+	events := u.history(t, workflowID, "")
+	for _, e := range events {
+		done := e.GetActivityTaskCompletedEventAttributes()
+		if done != nil && events[done.ScheduledEventId-1].GetActivityTaskScheduledEventAttributes().GetActivityType().GetName() == "AskForSweep" {
+			return true
+		}
+	}
+	return false
+}
+
+// awaitStuck waits until a worker says that it cannot go on with a workflow.
+func (u *upgrade) awaitStuck(t *testing.T, workflowID string) {
+	t.Helper()
+	eventually(t, "a worker cannot go on with "+workflowID, func() bool {
+		return count(u.history(t, workflowID, ""), enumspb.EVENT_TYPE_WORKFLOW_TASK_FAILED) > 0
+	})
 }
 
 // Runs end on the build that they began on, while another takes the new ones; only
@@ -132,6 +218,24 @@ func TestUnversionedBuildsShareATaskQueue(t *testing.T) {
 	for _, p := range begunBeside {
 		p.wantEnd(t)
 	}
+
+	// Sweeps are unknown to the previous release's worker, which gets their tasks, and
+	// those of who asked for them, as often as the other: that tries its patience only.
+	u.serve(t, nextBuild, asksOften...)
+	var asking []*run
+	for i := range 6 {
+		r := u.landAs(t, "one", fmt.Sprintf("asking-%d", i))
+		r.job(t, "only", 1)
+		asking = append(asking, r)
+	}
+	eventually(t, "a job's workflow has asked for a sweep", func() bool {
+		return slices.ContainsFunc(asking, func(r *run) bool { return u.asked(t, r.jobWorkflow("only", 1)) })
+	})
+	for _, r := range asking {
+		job := r.job(t, "only", 1)
+		job.done()
+		wantOneJob(t, r, job)
+	}
 }
 
 // upgrade is a stack whose worker is served by two builds.
@@ -166,9 +270,9 @@ func newUpgrade(t *testing.T, versioning string) *upgrade {
 }
 
 // serve starts a worker of the build, beside those that serve already.
-func (u *upgrade) serve(t *testing.T, build string) {
+func (u *upgrade) serve(t *testing.T, build string, env ...string) {
 	t.Helper()
-	env := []string{"K_REVISION=" + build} // stands in histories
+	env = append([]string{"K_REVISION=" + build}, env...) // stands in histories
 	if u.versioning != "" {
 		env = append(env, "TEMPORAL_DEPLOYMENT_NAME="+workerDeployment, "TEMPORAL_WORKER_BUILD_ID="+build, "PENSTOCK_VERSIONING="+u.versioning)
 	}
@@ -204,19 +308,19 @@ func (u *upgrade) retire(t *testing.T, build string) {
 func (u *upgrade) makeCurrent(t *testing.T, build string) {
 	t.Helper()
 	handle := u.Client.WorkerDeploymentClient().GetHandle(workerDeployment)
-	var last error
-	eventually(t, "build "+build+" is made current", func() bool {
-		_, last = handle.SetCurrentVersion(t.Context(), client.WorkerDeploymentSetCurrentVersionOptions{BuildID: build})
-		return last == nil
+	eventually(t, "build "+build+" can be made current", func() bool {
+		_, err := handle.SetCurrentVersion(t.Context(), client.WorkerDeploymentSetCurrentVersionOptions{BuildID: build})
+		return err == nil
 	})
-	eventually(t, "every task queue knows that build "+build+" is current", func() bool {
-		d, err := u.Client.WorkflowService().DescribeWorkerDeployment(t.Context(), &workflowservice.DescribeWorkerDeploymentRequest{
-			Namespace: u.Addresses.Namespace, DeploymentName: workerDeployment,
+	// Queues hear of it a little later.
+	for _, kind := range []enumspb.TaskQueueType{enumspb.TASK_QUEUE_TYPE_WORKFLOW, enumspb.TASK_QUEUE_TYPE_ACTIVITY} {
+		eventually(t, fmt.Sprintf("the %v task queue knows that build %s is current", kind, build), func() bool {
+			d, err := u.Client.WorkflowService().DescribeTaskQueue(t.Context(), &workflowservice.DescribeTaskQueueRequest{
+				Namespace: u.Addresses.Namespace, TaskQueue: &taskqueuepb.TaskQueue{Name: runs.TaskQueue(deployment)}, TaskQueueType: kind,
+			})
+			return err == nil && d.GetVersioningInfo().GetCurrentDeploymentVersion().GetBuildId() == build
 		})
-		info := d.GetWorkerDeploymentInfo()
-		return err == nil && info.GetRoutingConfig().GetCurrentDeploymentVersion().GetBuildId() == build &&
-			info.GetRoutingConfigUpdateState() == enumspb.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
-	})
+	}
 }
 
 // pinnedTo counts the open workflows that only the build can go on with.
@@ -253,10 +357,7 @@ func (p *parked) stays() []string {
 // park starts runs and has each get to another point. Their objects' names hold when.
 func (u *upgrade) park(t *testing.T, when string) []*parked {
 	t.Helper()
-	land := func(pipeline string) *run {
-		object := pipeline + "/" + when
-		return u.runOf(pipeline, u.upload(t, landing, object, "content\n"), object)
-	}
+	land := func(pipeline string) *run { return u.landAs(t, pipeline, when) }
 	only := map[string]int{"only": 1}
 	var all []*parked
 
@@ -344,6 +445,13 @@ func (u *upgrade) park(t *testing.T, when string) []*parked {
 		})
 	}
 	return all
+}
+
+// landAs is land with a name of its own for the object.
+func (b *bench) landAs(t *testing.T, pipeline, name string) *run {
+	t.Helper()
+	object := pipeline + "/" + name
+	return b.runOf(pipeline, b.upload(t, landing, object, "content\n"), object)
 }
 
 // heldCall is a call that waits until it is released.
