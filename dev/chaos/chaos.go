@@ -39,7 +39,7 @@ type Scenario struct {
 	OnRequest bool
 	// Bound is I4: how long after the end of the last fault the last run may close.
 	Bound time.Duration
-	// Within bounds the whole story, the stack's start apart. Default: 10 minutes.
+	// Within bounds the whole story, the stack's start apart. Default: 6 minutes.
 	Within time.Duration
 	// Setup is what its stack is made of.
 	Setup Setup
@@ -194,7 +194,7 @@ func runOne(ctx context.Context, o Options, s Scenario) (r Report) {
 	}()
 	within := s.Within
 	if within == 0 {
-		within = 10 * time.Minute
+		within = 6 * time.Minute
 	}
 	telling, cancel := context.WithTimeout(ctx, within)
 	defer cancel()

@@ -7,7 +7,13 @@ import "slices"
 func Scenarios() []Scenario {
 	return slices.Concat(
 		delivery,
+		outages,
 		lifecycle,
+		doingAgain,
+		quotas,
+		together,
 		workers,
+		dataflowTrouble,
+		status,
 	)
 }

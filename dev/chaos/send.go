@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -81,9 +82,13 @@ type outgoing struct {
 
 // Sending is a load under way.
 type Sending struct {
-	done chan struct{}
-	err  error
+	done     chan struct{}
+	err      error
+	underWay atomic.Int64
 }
+
+// UnderWay is how many deliveries wait for an answer now.
+func (s *Sending) UnderWay() int { return int(s.underWay.Load()) }
 
 // Wait waits until every delivery is acknowledged, or given up.
 func (s *Sending) Wait() error {
@@ -127,13 +132,13 @@ func (b *Bench) Send(ctx context.Context, l Load) *Sending {
 	s := &Sending{done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
-		s.err = b.send(ctx, l, deliveries, draw)
+		s.err = b.send(ctx, l, deliveries, draw, &s.underWay)
 		b.mark()
 	}()
 	return s
 }
 
-func (b *Bench) send(ctx context.Context, l Load, deliveries []*outgoing, draw *rand.Rand) error {
+func (b *Bench) send(ctx context.Context, l Load, deliveries []*outgoing, draw *rand.Rand, underWay *atomic.Int64) error {
 	transport := &http.Transport{MaxIdleConnsPerHost: l.Senders, DisableCompression: true}
 	defer transport.CloseIdleConnections()
 	c := &http.Client{Transport: transport, Timeout: l.Timeout}
@@ -147,7 +152,10 @@ func (b *Bench) send(ctx context.Context, l Load, deliveries []*outgoing, draw *
 	for i := range l.Senders {
 		senders.Go(func() {
 			for d := range queue {
-				if b.attempt(ctx, c, l, d) || ctx.Err() != nil {
+				underWay.Add(1)
+				last := b.attempt(ctx, c, l, d)
+				underWay.Add(-1)
+				if last || ctx.Err() != nil {
 					open.Done()
 					continue
 				}
