@@ -16,7 +16,7 @@ const (
 	typeSubscription = "google_pubsub_subscription"
 	typeTopic        = "google_pubsub_topic"
 	typeEventarc     = "google_eventarc_trigger"
-	typeSecret       = "google_secret_manager_secret" //nolint:gosec // a type's name
+	typeSecret       = "google_secret_manager_secret"
 	typeAccount      = "google_service_account"
 	typeCustomRole   = "google_project_iam_custom_role"
 	typeProjectGrant = "google_project_iam_member"
