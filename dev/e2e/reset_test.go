@@ -129,6 +129,34 @@ func TestResetAfterTheStartOfAJobsWorkflow(t *testing.T) {
 	}
 }
 
+// The cancel finds the new execution before it has begun its step: the job that the one
+// before it began is stopped and named all the same.
+func TestResetToTheBeginningAndCancelledAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, started := range map[string]func(t *testing.T, r *run) *heldJob{
+		"while the first attempt runs": func(t *testing.T, r *run) *heldJob { return r.job(t, "only", 1) },
+		"while the second runs": func(t *testing.T, r *run) *heldJob {
+			r.job(t, "only", 1).fail("no rows")
+			return r.job(t, "only", 2)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := shared.land(t, "retried")
+			job := started(t, r)
+			jobs := map[string]int{"only": len(shared.Jobs.of(r.object))}
+			r.reset(t, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
+			r.cancel(t)
+			res := r.result(t)
+			last, _ := res.Steps[0].Last()
+			if res.Outcome != runs.OutcomeCancelled || last.JobID != job.JobID || !job.over() {
+				t.Errorf("the job is over: %t; the run: %+v", job.over(), res)
+			}
+			r.wantJobs(t, jobs)
+		})
+	}
+}
+
 // execution is the run ID of a workflow's newest execution.
 func (b *bench) execution(t *testing.T, workflowID string) string {
 	t.Helper()
