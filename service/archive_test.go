@@ -76,3 +76,18 @@ func TestADuplicateNamesTheRunThatHasItsKey(t *testing.T) {
 		})
 	}
 }
+
+// A record has neither the event nor the launches: what it can say is what helps.
+func TestARunThatTemporalHasForgottenCannotBeRetried(t *testing.T) {
+	const object = "finalized:landing/in/a.csv#7"
+	s := archive(t, object, "event:s#1")
+	s.temporal = &workflows{}
+	for ref, says := range map[string]string{"orders/" + object: "gs://landing/in/a.csv", "orders/event:s#1": "another identity than event:s#1"} {
+		if _, err := s.Retry(t.Context(), ref, RetryRequest{SameConfig: true}); !errors.Is(err, ErrForgotten) || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "ended as failed") {
+			t.Errorf("%s: %v", ref, err)
+		}
+	}
+	if _, err := s.Retry(t.Context(), "orders/b.csv", RetryRequest{}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a run that never was: %v", err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
@@ -78,6 +79,9 @@ func (e *OpenError) Error() string {
 // What may only be unknown now, because the run or a workflow of its jobs is open, is an *OpenError.
 func (s *Service) Retry(ctx context.Context, ref string, q RetryRequest) (Retried, error) {
 	id, err := s.Find(ctx, ref)
+	if errors.Is(err, ErrNotFound) && s.ledger != nil {
+		return Retried{}, s.forgotten(ctx, ref, err)
+	}
 	if err != nil {
 		return Retried{}, err
 	}
@@ -99,6 +103,28 @@ func (s *Service) Retry(ctx context.Context, ref string, q RetryRequest) (Retrie
 		}
 	}
 }
+
+// forgotten says why a run cannot be retried that only the ledger knows, and what can be done. The ledger holds neither the
+// event nor the launches, so a retry would have to guess whether it runs the same thing.
+func (s *Service) forgotten(ctx context.Context, ref string, unknown error) error {
+	d, err := s.archived(ctx, ref)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return unknown
+	case err != nil:
+		return err
+	}
+	text := fmt.Sprintf("retry run %s: Temporal has forgotten it, and the ledger, by which it ended as %s at %s, keeps neither its event nor what it launched; ", d.RunID, d.Outcome, d.Ended.UTC().Format(time.RFC3339))
+	if bucket, name, _, ok := finalized(d.Identity); ok {
+		text += fmt.Sprintf("write its object gs://%s/%s anew, which is a new event and so a new run", bucket, name)
+	} else {
+		text += "have its source send the event anew, with another identity than " + d.Identity
+	}
+	return fmt.Errorf("%w: %s", ErrForgotten, text)
+}
+
+// ErrForgotten is what errors.Is finds where only the ledger knows a run any more.
+var ErrForgotten = errors.New("the run is too old")
 
 // closed waits until a workflow is closed, whichever way.
 func (s *Service) closed(ctx context.Context, id string) error {

@@ -56,7 +56,11 @@ RUN is as for describe.`,
 			}
 			q.Event = e
 		}
-		s, done, err := a.service(cmd.Context(), *deployment)
+		archive := a.ledger(cmd.Context())
+		if archive != nil {
+			defer func() { _ = archive.Close() }() // only read from
+		}
+		s, done, err := a.serviceWith(cmd.Context(), *deployment, archive)
 		if err != nil {
 			return err
 		}
