@@ -3,6 +3,7 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -23,6 +24,7 @@ const (
 	reportWithin = 10 * time.Minute
 	forgotten    = 25 * 24 * time.Hour
 	mostHints    = 16
+	mostSpread   = time.Minute // over which jobs ask for news that could ask at once
 )
 
 // Job is the workflow of one attempt: it launches the attempt's job, or adopts it,
@@ -220,7 +222,8 @@ func (j *job) ask() {
 	}
 	var reply askReply
 	if err := workflow.ExecuteActivity(j.once(), activityAsk, req).Get(j.ctx, &reply); err != nil {
-		j.nextSafety = earlier(j.nextSafety, workflow.Now(j.ctx).Add(j.nextBackoff()))
+		wait := j.nextBackoff()
+		j.nextSafety = earlier(j.nextSafety, workflow.Now(j.ctx).Add(wait+j.share(wait)))
 		return
 	}
 	j.heedRun(reply.RunClosed, reply.RunUnseen)
@@ -240,14 +243,24 @@ func (j *job) heedRun(closed bool, unseen string) {
 	}
 }
 
-// safety is when to ask for news next. Those who ask do so at common instants, a quarter
-// of the wait apart, so that one list answers many.
+// safety is when to ask for news next. Those who ask do so about common instants, a
+// quarter of the wait apart, so that one list answers many; and not all at once, for they
+// signal one workflow.
 func (j *job) safety(now time.Time) time.Time {
 	next := now.Add(j.timing.Safety)
 	if j.in.Sweep {
-		next = later(next.Truncate(j.timing.Safety/4), now.Add(time.Millisecond))
+		next = next.Truncate(j.timing.Safety / 4).Add(j.share(min(j.timing.Safety/16, mostSpread)))
+		next = later(next, now.Add(time.Millisecond))
 	}
 	return next
+}
+
+// share is this job's part of d, from nothing to all of it: different jobs' differ, and
+// one's is always the same.
+func (j *job) share(d time.Duration) time.Duration {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(j.in.JobName)) // a hash never fails to write
+	return time.Duration(float64(d) * float64(h.Sum32()) / (1 << 32))
 }
 
 // pursueStop asks for the next thing that ends the job and sets when to ask again.

@@ -58,11 +58,7 @@ func (s *simulation) expectStops() {
 
 // check compares what the run says with what the ledger says.
 func (s *simulation) check() {
-	for _, j := range s.jobs {
-		if j.active() && !j.foreign && !j.step.deserted {
-			s.violate("the run is over, and job %s is %s", j.ID, j.State.Short())
-		}
-	}
+	s.checkOrphans()
 	told := max(s.cancelled, s.terminated)
 	if told != 0 && s.ended-told > endWithin {
 		s.violate("the run ended %v after it was told to", s.ended-told)
@@ -78,6 +74,45 @@ func (s *simulation) check() {
 	switch o := s.result.Outcome; {
 	case len(s.result.Steps) != len(s.steps), !o.Over(), succeeded != (o == runs.OutcomeSucceeded), o == runs.OutcomeCancelled && s.cancelled == 0:
 		s.violate("the run is %s: %+v", o, s.result)
+	}
+}
+
+// checkEnd is called when the run has ended by itself: it leaves no job behind.
+func (s *simulation) checkEnd() {
+	for _, j := range s.jobs {
+		if j.active() && !j.foreign && !j.step.deserted {
+			s.violate("the run is over, and job %s is %s", j.ID, j.State.Short())
+		}
+	}
+}
+
+// checkOrphans is called when all is over: what the run left behind, or what showed up
+// after it, a sweep has found.
+func (s *simulation) checkOrphans() {
+	for _, j := range s.jobs {
+		if j.active() && s.ours(j) && !s.reported[j.ID] {
+			s.violate("job %s is %s, and no sweep found it", j.ID, j.State.Short())
+		}
+		if j.active() && s.ours(j) && s.plan.orphans != runs.OrphansReport {
+			s.violate("job %s is %s, and orphans are dealt with by %s", j.ID, j.State.Short(), s.plan.orphans)
+		}
+	}
+}
+
+// ours says whether a job carries our label: the successor of an updated one may not.
+func (s *simulation) ours(j *simulatedJob) bool {
+	return j.Labels[runs.LabelDeployment] == runs.DeploymentLabel("dev", namespace)
+}
+
+// checkOrphan is called when a sweep calls a job an orphan.
+func (s *simulation) checkOrphan(id string) {
+	s.meet(sightOrphan)
+	s.reported[id] = true
+	switch j := s.job(id); {
+	case !s.over:
+		s.violate("job %s is taken for an orphan while its run is open", id)
+	case j == nil || j.foreign || !s.ours(j):
+		s.violate("job %s is taken for an orphan, and is not ours", id)
 	}
 }
 

@@ -85,9 +85,15 @@ type simulation struct {
 	seen   map[string]int
 
 	cancelled, terminated time.Duration // when the run was; zero: it was not
-	ended                 time.Duration
-	outcome               string
-	result                runs.RunResult
+	over                  bool          // the run is
+	ended                 time.Duration // when it, and what it left open, was
+	err                   error         // of the run
+
+	sweeper    *actor
+	executions map[string]*simulatedExecution
+	reported   map[string]bool // jobs that a sweep called orphans
+	outcome    string
+	result     runs.RunResult
 
 	trace      []line
 	violations []string
@@ -96,8 +102,10 @@ type simulation struct {
 // simulate runs the schedule of a seed and checks it.
 func simulate(seed uint64) *simulation {
 	s := &simulation{seed: seed, byID: map[string]*simulatedStep{}, seen: map[string]int{}, outcome: "none"}
-	s.world = newActor(seed, "world", slots-1)
+	s.world, s.sweeper = newActor(seed, "world", slots-1), newActor(seed, "sweep", slots-2)
+	s.executions, s.reported = map[string]*simulatedExecution{}, map[string]bool{}
 	s.plan = drawPlan(s.world)
+	s.plan.drawSweeps(s.sweeper)
 	for i, p := range s.plan.steps {
 		step := &simulatedStep{PlannedStep: p, sim: s, actor: newActor(seed, p.Name, i)}
 		s.steps = append(s.steps, step)
@@ -131,21 +139,24 @@ func (s *simulation) run() {
 	if err != nil {
 		panic(err)
 	}
+	w.Orphans = s.plan.orphans
 	s.env.SetWorkerOptions(sdkworker.Options{DeadlockDetectionTimeout: time.Minute}) // on a busy machine
 	worker.Register(&actingRegistry{Registry: s.env, sim: s}, w, &worker.Activities{
 		Dataflow: (*simulatedDataflow)(s), Temporal: (*simulatedTemporal)(s),
 		NamespaceID: func(context.Context) (string, error) { return namespace, nil },
+		Log:         slog.New((*sweepLog)(s)),
 	})
+	s.env.RegisterWorkflowWithOptions(s.server, workflow.RegisterOptions{Name: "Server"})
 	s.env.SetOnTimerScheduledListener(func(string, time.Duration) {
 		if s.timers++; s.timers > mostTimers {
 			s.giveUp("%d timers: the run spins", s.timers)
 		}
 	})
 	s.env.SetOnChildWorkflowStartedListener(func(info *workflow.Info, _ workflow.Context, _ converter.EncodedValues) {
-		s.byID[info.WorkflowExecution.ID].started(info.WorkflowExecution)
+		s.opened(info)
 	})
 	s.env.SetOnChildWorkflowCompletedListener(func(info *workflow.Info, _ converter.EncodedValue, err error) {
-		s.byID[info.WorkflowExecution.ID].closed(err)
+		s.closed(info, err)
 	})
 	s.env.RegisterDelayedCallback(func() { s.giveUp("the run is not over after %v", endless) }, endless)
 	s.arrange()
@@ -155,21 +166,18 @@ func (s *simulation) run() {
 			kind = runs.TypeStreamingRun
 		}
 	}
-	s.env.ExecuteWorkflow(kind, runInput(s.plan.steps...))
-	if !s.env.IsWorkflowCompleted() {
+	s.env.ExecuteWorkflow("Server", kind, runInput(s.plan.steps...))
+	if !s.env.IsWorkflowCompleted() || !s.over {
 		s.violate("the run did not complete")
 		return
 	}
-	s.ended = s.elapsed()
-	err = s.env.GetWorkflowError()
+	err = s.err
 	var (
 		app  *temporal.ApplicationError
 		gone *temporal.TerminatedError
 		can  *temporal.CanceledError
 	)
 	switch {
-	case err == nil:
-		err = s.env.GetWorkflowResult(&s.result)
 	case errors.As(err, &app) && app.Type() == worker.ErrorRunFailed:
 		err = app.Details(&s.result)
 	case errors.As(err, &can):
@@ -194,20 +202,31 @@ func (s *simulation) arrange() {
 			j.listed, j.found = 0, 0
 		}
 	}
+	for _, at := range s.plan.looks {
+		s.after(s.sweeper, at, func() { s.ask(runs.SweepAsk{}) })
+	}
 	if s.plan.cancel >= 0 {
 		s.after(s.world, s.plan.cancel, s.cancelRun)
 	}
 	if s.plan.terminate > 0 {
 		s.after(s.world, s.plan.terminate, func() {
-			if s.terminated == 0 && !s.env.IsWorkflowCompleted() {
+			if s.terminated == 0 && !s.over {
 				s.note(s.world, "the run is terminated")
 				s.meet(sightTerminated)
 				s.terminated = s.elapsed()
 				for _, step := range s.steps {
 					// Nobody will start its workflow again: its job is the sweep's business.
-					step.deserted = step.open == "" || step.asked != 0
+					step.deserted = step.open == "" || step.asked != 0 || s.plan.desert
 				}
-				s.env.SignalWorkflow(signalKill, nil)
+				_ = s.env.SignalWorkflowByID(simulatedRun, signalKill, nil)
+				for _, step := range s.steps {
+					if s.plan.desert && step.open != "" {
+						if step.task != nil {
+							step.task.orphan = true
+						}
+						_ = s.env.SignalWorkflowByID(step.open, signalKill, nil)
+					}
+				}
 				s.after(s.world, stopWithin, s.expectStops)
 			}
 		})
@@ -215,7 +234,7 @@ func (s *simulation) arrange() {
 }
 
 func (s *simulation) cancelRun() {
-	if s.cancelled != 0 || s.env.IsWorkflowCompleted() {
+	if s.cancelled != 0 || s.over {
 		return
 	}
 	s.note(s.world, "the run is cancelled")
@@ -397,8 +416,11 @@ func (t *task) pause(d time.Duration) {
 
 func (s *simulation) schedule(f any, name string, info activity.Info, args []reflect.Value) {
 	step := s.byID[info.WorkflowExecution.ID]
-	if step == nil { // an activity of the run's own
+	if step == nil { // an activity of the run's own, or of the sweep's
 		step = &simulatedStep{sim: s, actor: s.world, openRun: info.WorkflowExecution.RunID}
+		if info.WorkflowExecution.ID == simulatedSweep {
+			step.actor = s.sweeper
+		}
 	}
 	t := &task{
 		Context: context.Background(), sim: s, step: step, name: name, activity: f, args: args,

@@ -6,11 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	enumspb "go.temporal.io/api/enums/v1"
-	workflowpb "go.temporal.io/api/workflow/v1"
-	"go.temporal.io/api/workflowservice/v1"
-	"go.temporal.io/sdk/client"
-
 	"github.com/penstock/penstock/dataflow"
 	"github.com/penstock/penstock/runs"
 )
@@ -205,6 +200,9 @@ func (s *simulation) deliver(step *simulatedStep, name string, status runs.JobSt
 	if step.open != id || s.env.SignalWorkflowByID(id, runs.SignalStatus, status) != nil {
 		s.meet(sightNoListener)
 		s.note(step.actor, "nobody hears that job %s is %s", status.JobID, status.State)
+		if !dataflow.State(status.State).Terminal() { // as the functions do
+			s.ask(runs.SweepAsk{JobID: status.JobID, JobName: name})
+		}
 		return
 	}
 	s.note(step.actor, "event: job %s is %s", status.JobID, status.State)
@@ -476,41 +474,4 @@ func (d *simulatedDataflow) FirstError(ctx context.Context, _, _, id string) (st
 		return "Quota exceeded: too many concurrent jobs", nil
 	}
 	return "job " + id + " failed", nil
-}
-
-// simulatedTemporal answers whether the run is open.
-type simulatedTemporal simulation
-
-func (c *simulatedTemporal) DescribeWorkflowExecution(ctx context.Context, _, _ string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
-	s, t := (*simulation)(c), taskOf(ctx)
-	t.pause(t.step.between(0, time.Second))
-	if t.step.chance(s.plan.weather.transient) {
-		return nil, errors.New("Temporal is unavailable")
-	}
-	status := enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING
-	if s.terminated != 0 {
-		status = enumspb.WORKFLOW_EXECUTION_STATUS_TERMINATED
-	}
-	return &workflowservice.DescribeWorkflowExecutionResponse{WorkflowExecutionInfo: &workflowpb.WorkflowExecutionInfo{Status: status}}, nil
-}
-
-func (c *simulatedTemporal) TerminateWorkflow(context.Context, string, string, string, ...any) error {
-	(*simulation)(c).violate("a workflow of this execution was terminated as if it were an earlier one's")
-	return nil
-}
-
-func (c *simulatedTemporal) SignalWithStartWorkflow(context.Context, string, string, any, client.StartWorkflowOptions, any, ...any) (client.WorkflowRun, error) {
-	return nil, errors.New("not yet")
-}
-
-func (c *simulatedTemporal) SignalWorkflow(context.Context, string, string, string, any) error {
-	return errors.New("not yet")
-}
-
-func (c *simulatedTemporal) ExecuteWorkflow(context.Context, client.StartWorkflowOptions, any, ...any) (client.WorkflowRun, error) {
-	return nil, errors.New("not yet")
-}
-
-func (c *simulatedTemporal) ListWorkflow(context.Context, *workflowservice.ListWorkflowExecutionsRequest) (*workflowservice.ListWorkflowExecutionsResponse, error) {
-	return &workflowservice.ListWorkflowExecutionsResponse{}, nil
 }

@@ -52,6 +52,10 @@ const (
 	sightHangs       = "job that hangs"
 	sightQuick       = "job over within seconds"
 	sightRunning     = "streaming job running"
+	sightSwept       = "sweep"
+	sightOrphan      = "orphan"
+	sightAdopted     = "workflow started for an orphan"
+	sightAdoptLost   = "start of it not answered"
 )
 
 var everySight = []string{
@@ -59,6 +63,7 @@ var everySight = []string{
 	sightConflict, sightExisting, sightQuota, sightQuotaJob, sightInvalid, sightTransient, sightHidden, sightNotYet, sightNotReady,
 	sightOverAlready, sightStopLost, sightForced, sightDrained, sightUpdated, sightForeignJob, sightForeignID, sightEventLost,
 	sightEventTwice, sightEventLate, sightCrossing, sightNoListener, sightWrongType, sightHangs, sightQuick, sightRunning,
+	sightSwept, sightOrphan, sightAdopted, sightAdoptLost,
 }
 
 // plan is what a seed decides before the run begins.
@@ -68,6 +73,9 @@ type plan struct {
 	weather   weather
 	cancel    time.Duration // when the run is cancelled; negative: it is not
 	terminate time.Duration // when the run is terminated; zero: it is not
+	desert    bool          // and its jobs' workflows with it
+	orphans   runs.OrphanRule
+	looks     []time.Duration // when somebody asks for a sweep
 }
 
 // weather holds the chances of what goes wrong.
@@ -122,6 +130,17 @@ func drawPlan(a *actor) plan {
 	return p
 }
 
+// drawSweeps adds what has numbers of its own, so that it changes nothing else of a seed.
+func (p *plan) drawSweeps(a *actor) {
+	p.orphans = one(a.random, runs.OrphansReport, runs.OrphansAdopt, runs.OrphansDrain, runs.OrphansCancel)
+	if p.terminate == 0 && p.cancel < 0 && !p.weather.deepLag && a.chance(0.25) {
+		p.terminate, p.desert = a.between(time.Second, one(a.random, 5*time.Minute, 3*time.Hour)), a.chance(0.8)
+	}
+	for range a.random.IntN(4) {
+		p.looks = append(p.looks, a.between(0, one(a.random, 20*time.Minute, 4*time.Hour)))
+	}
+}
+
 func drawWeather(a *actor) weather {
 	r := a.random
 	if a.chance(0.05) {
@@ -151,7 +170,7 @@ func (p plan) String() string {
 		}
 		steps = append(steps, text)
 	}
-	return fmt.Sprintf("steps: %s; cancelled at %v, terminated at %v; safety %v; %+v", strings.Join(steps, " | "), p.cancel, p.terminate, p.timing.Safety, p.weather)
+	return fmt.Sprintf("steps: %s; cancelled at %v, terminated at %v; safety %v; orphans %s, sweeps at %v; %+v", strings.Join(steps, " | "), p.cancel, p.terminate, p.timing.Safety, p.orphans, p.looks, p.weather)
 }
 
 // simulatedStep is a step and all that is its own.
@@ -200,7 +219,7 @@ func (s *simulatedStep) started(by workflow.Execution) {
 		})
 	}
 	switch w := sim.plan.weather; {
-	case s.lives > 8, sim.terminated != 0: // nobody would start it again: the sweep's business
+	case s.lives > 8, sim.terminated != 0, sim.over: // nobody would start it again: the sweep's business
 	case s.chance(w.terminated):
 		cut(sightUnstarted, signalKill)
 	case s.chance(w.handedOver):

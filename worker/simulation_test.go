@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// The simulation runs the workflows Run and DataflowJob, and the activities' own code,
+// The simulation runs the workflows Run, DataflowJob and Sweep, and the activities' own code,
 // through random schedules: in Temporal's test environment, whose clock jumps, on top
 // of a simulated Dataflow that misbehaves in every way that is known of the real one.
 // A seed decides a schedule: the steps, their retries and timeouts, what becomes of
