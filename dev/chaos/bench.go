@@ -211,18 +211,18 @@ func (b *Bench) writeFiles(root string, s Setup) (imageMap, templates string, er
 	return imageMap, templates, nil
 }
 
-// readFiles reads the files of a folder.
+// readFiles reads the pipelines files of a folder.
 func readFiles(dir string, into map[string]string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("read the pipelines files: %w", err)
+	paths, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil || len(paths) == 0 {
+		return fmt.Errorf("find pipelines files in %s: %d files (%w)", dir, len(paths), err)
 	}
-	for _, e := range entries {
-		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
 		if err != nil {
 			return fmt.Errorf("read a pipelines file: %w", err)
 		}
-		into[e.Name()] = string(text)
+		into[filepath.Base(path)] = string(text)
 	}
 	return nil
 }

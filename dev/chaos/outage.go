@@ -17,7 +17,7 @@ var outages = []Scenario{
 	{
 		Name:  "temporal-killed",
 		What:  "Temporal is killed every 10 s, six times, while events come in and jobs run and end: nothing is lost, nothing runs twice.",
-		Bound: 90 * time.Second,
+		Bound: 2 * time.Minute,
 		Setup: Setup{Env: []string{patient}},
 		Run: func(ctx context.Context, b *Bench) error {
 			const kills, apart = 6, 10 * time.Second
