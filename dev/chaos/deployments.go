@@ -7,12 +7,14 @@ import (
 	"strings"
 	"time"
 
+	enumspb "go.temporal.io/api/enums/v1"
+
 	"github.com/penstock/penstock/dev/faults"
 	"github.com/penstock/penstock/runs"
 )
 
 // together are stories about deployments side by side.
-var together = []Scenario{twoDeployments()}
+var together = []Scenario{twoDeployments(), handedOverUnderSweep()}
 
 // neighbour is the deployment beside the bench's own.
 const neighbour = "neighbour"
@@ -31,10 +33,9 @@ func twoDeployments() Scenario {
 			Env:       []string{"PENSTOCK_ORPHANS=cancel", "PENSTOCK_ORPHAN_RECHECK=2s", "PENSTOCK_SWEEP_GATHER=1s"},
 		},
 		Run: func(ctx context.Context, b *Bench) error {
-			n := b.N(40) / 4
-			brief, kept := b.Objects("brief", max(n, 1)), b.Objects("held", max(n, 1))
-			cancelled := outcome(b.Objects("cancelled", max(n, 1)), runs.OutcomeCancelled)
-			orphaned := outcome(b.Objects("orphaned", max(n, 1)), Terminated)
+			n := max(b.N(40)/4, 1)
+			brief, kept := b.Objects("brief", n), b.Objects("held", n)
+			cancelled, orphaned := outcome(b.Objects("cancelled", n), runs.OutcomeCancelled), outcome(b.Objects("orphaned", n), Terminated)
 			all := slices.Concat(brief, kept, cancelled, orphaned)
 			parked := slices.Concat(kept, cancelled, orphaned)
 			there := inDeployment(neighbour, all)
@@ -71,6 +72,87 @@ func twoDeployments() Scenario {
 	}
 }
 
+func handedOverUnderSweep() Scenario {
+	const resets = 3
+	return Scenario{
+		Name:  "handed-over-under-sweep",
+		What:  "while sweeps look for orphans to cancel, runs are reset and hand their jobs over, and runs that were terminated with their jobs' workflows are retried: no healthy job is taken, and the jobs that nobody comes back for are",
+		Bound: 20 * time.Second,
+		Setup: Setup{
+			Pipelines: files(pipelineOf("reset", "quick"), pipelineOf("retried", "quick"), pipelineOf("orphaned", "endless")),
+			Faults:    []faults.Rule{held("reset"), held("retried")},
+			Env:       []string{"PENSTOCK_ORPHANS=cancel", "PENSTOCK_ORPHAN_RECHECK=10s", "PENSTOCK_SWEEP_GATHER=1s"},
+		},
+		Run: func(ctx context.Context, b *Bench) error {
+			n := max(b.N(30)/3, 1)
+			reset, retried := executions(b.Objects("reset", n), 1+resets), executions(b.Objects("retried", n), 2)
+			orphaned := outcome(b.Objects("orphaned", n), Terminated)
+			all := slices.Concat(reset, retried, orphaned)
+			place := runs.Place{Deployment: Deployment, Project: Project, Location: Location}
+			ask := func() error { return runs.AskForSweep(ctx, b.Temporal, place, runs.SweepAsk{}) }
+			return inTurn(
+				func() error { return b.Deliver(ctx, Load{Events: all}) },
+				func() error { return b.AwaitJobKnown(ctx, all, only, nil) },
+				func() error { return b.abandon(ctx, slices.Concat(retried, orphaned)) },
+				ask,
+				func() error { return b.awaitSuspects(ctx, 2*n) },
+				func() error {
+					b.Say("retry %d runs", n)
+					return each(retried, func(e Event) error {
+						code, said, err := b.Penstock(ctx, "retry", e.RunID(), "--same-config")
+						if code != 0 {
+							b.Fail("penstock retry %s ends with %d: %s", e.RunID(), code, said)
+						}
+						return err
+					})
+				},
+				func() error { return b.resetUnderSweep(ctx, reset, resets, ask) },
+				func() error { return b.cancelledBySweep(ctx, orphaned) },
+				func() error { return b.Sweep(ctx, Deployment) },
+				func() error { return b.stillRun(slices.Concat(reset, retried)) },
+				func() error { return b.EndFault("held-reset") },
+				func() error { return b.EndFault("held-retried") },
+			)
+		},
+	}
+}
+
+// awaitSuspects waits until a sweep has met so many jobs that seem to be nobody's.
+func (b *Bench) awaitSuspects(ctx context.Context, n int) error {
+	return b.Await(ctx, fmt.Sprintf("the sweep suspects %d jobs", n), func() (bool, error) {
+		answer, err := b.Temporal.QueryWorkflow(ctx, runs.SweepWorkflowID(Deployment, Project, Location), "", runs.QueryState)
+		if err != nil {
+			return false, err
+		}
+		var state runs.SweepResult
+		err = answer.Get(&state)
+		return state.Suspects >= n, err
+	})
+}
+
+// resetUnderSweep resets runs again and again, with a sweep asked for between the reset
+// and the hand-over of their jobs.
+func (b *Bench) resetUnderSweep(ctx context.Context, events []Event, times int, ask func() error) error {
+	for range times {
+		before, err := b.executions(ctx, events, only)
+		if err != nil {
+			return err
+		}
+		b.Say("reset %d runs", len(events))
+		err = inTurn(
+			func() error {
+				return each(events, func(e Event) error { return b.Reset(ctx, e, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED) })
+			},
+			ask,
+			func() error { return b.AwaitJobKnown(ctx, events, only, before) },
+		)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // inDeployment are the same events as another deployment gets them.
 func inDeployment(id string, events []Event) []Event {
 	events = slices.Clone(events)
@@ -104,7 +186,7 @@ func (b *Bench) Sweep(ctx context.Context, deployment string) error {
 	if err := b.Temporal.GetWorkflow(ctx, runs.SweepWorkflowID(deployment, Project, Location), "").Get(ctx, &result); err != nil {
 		return fmt.Errorf("the sweep of %s: %w", deployment, err)
 	}
-	b.Say("the sweep of %s: %+v", deployment, result)
+	b.Say("the sweep of %s saw %d jobs, %d of its own; %d suspects, %d cleared, %d orphans", deployment, result.Seen, result.Ours, result.Suspects, result.Cleared, result.OrphanCount)
 	return nil
 }
 

@@ -23,11 +23,12 @@ func quota() Scenario {
 	return Scenario{
 		Name: "quota",
 		What: "a hundred files land at once where 25 jobs may run, with either form of Dataflow's refusal: the launch is refused, or accepted and its job fails. Every run succeeds with a single attempt to fail, so no refusal counts as a failure",
-		// The product's first wait after a refusal is 30 s, its second 60 s, and they are not to be set.
-		Bound:  3 * time.Minute,
+		// After a refusal a launch waits 30 s, then 60 s, then 120 s; these are not to be set.
+		Bound:  4 * time.Minute,
 		Within: 20 * time.Minute,
 		Setup: Setup{
-			Pipelines: files(pipelineOf("refuse", "seconds"), pipelineOf("fail", "seconds", "retry: {attempts: 1, backoff: 2s}")),
+			Pipelines: files(pipelineOf("refuse", "working"), pipelineOf("fail", "seconds", "retry: {attempts: 1, backoff: 2s, maxBackoff: 2s}")),
+			Images:    map[string]string{"working": `{"script": [{"state": "RUNNING"}, {"after": "4s", "state": "DONE"}]}`},
 			Faults:    []faults.Rule{limited("refuse"), limited("fail")},
 		},
 		Run: func(ctx context.Context, b *Bench) error {
@@ -37,9 +38,10 @@ func quota() Scenario {
 			}
 			refuse, fail := b.Objects("refuse", n), b.Objects("fail", n)
 			return inTurn(
-				func() error { return b.Deliver(ctx, Load{Events: refuse}) },
-				// The others' turn is while these wait to try again.
 				func() error { return b.Deliver(ctx, Load{Events: fail}) },
+				func() error { return b.AwaitRunsClosed(ctx, fail) },
+				// As fast as would take twice the quota.
+				func() error { return b.Deliver(ctx, Load{Events: refuse, Over: time.Duration(n) * 80 * time.Millisecond}) },
 				func() error { return b.AwaitClosed(ctx) },
 				func() error { return b.metTheQuota(ctx, refuse) },
 			)
