@@ -32,13 +32,13 @@ type killPoint struct {
 
 // killCall is what PENSTOCK_CALL_TIMEOUT is while a worker is killed: a call that is
 // held up for so long is given up, and its activity tried again.
-const killCall = 5 * time.Second
+const killCall = 10 * time.Second
 
 // killRecovery bounds how long after the worker's return the last run of a wave closes:
-// the activities of the dead time out (5 s), a launch that may have been written is
-// looked for until the horizon (5 + 2 s), Temporal gives tasks up that it held for the
+// the activities of the dead time out (10 s), a launch that may have been written is
+// looked for until the horizon (10 + 2 s), Temporal gives tasks up that it held for the
 // dead (10 s), and the machine may be busy.
-const killRecovery = 40 * time.Second
+const killRecovery = 45 * time.Second
 
 // killWaves are the points, by what can be reached at once.
 func killWaves() [][]killPoint {

@@ -1,0 +1,192 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/penstock/penstock/dev/faults"
+)
+
+// dataflowTrouble are stories about a Dataflow that does not answer, refuses, or is gone.
+var dataflowTrouble = []Scenario{launchAnswerLost(), launchAnswerLostJobEnds(), throttled(), emulatorKilled()}
+
+// lostAnswers loses the answers to three of ten launches, which took effect.
+var lostAnswers = faults.Rule{Name: "lost-answers", At: faults.Dataflow, Fault: faults.Reset, Committed: true, Operation: "*.launch", Rate: Rate(0.3)}
+
+// runLosing delivers n events to the default pipeline, and wants answers to be lost to a fifth of their launches at least.
+func runLosing(ctx context.Context, b *Bench, n int) error {
+	events := b.Objects("orders", n)
+	if err := b.Deliver(ctx, Load{Events: events}); err != nil {
+		return err
+	}
+	if err := b.AwaitClosed(ctx); err != nil {
+		b.Say("%v", err) // the check says what is open
+	}
+	strikes, err := b.strikes()
+	lost := struck(strikes, lostAnswers.Name, time.Time{})
+	b.Say("the answers to %d of %d launches were lost", lost, n)
+	if lost < n/5 {
+		b.Fail("the answers to %d of %d launches were lost, want %d at least: the story was not told", lost, n, n/5)
+	}
+	return err
+}
+
+func launchAnswerLost() Scenario {
+	return Scenario{
+		Name:  "launch-answer-lost",
+		What:  "three of ten launches take effect and are not answered. Their jobs are found, and none is launched again",
+		Bound: time.Minute,
+		Setup: Setup{Faults: []faults.Rule{lostAnswers}},
+		Run:   func(ctx context.Context, b *Bench) error { return runLosing(ctx, b, b.N(200)) },
+	}
+}
+
+func launchAnswerLostJobEnds() Scenario {
+	return Scenario{
+		Name: "launch-answer-lost-job-ends",
+		What: "three of ten launches are not answered, their jobs are over before anybody looks, so that their names are free again, and no status event comes. They are found in the list of all states",
+		// A run waits 5 s before it looks for its job, and what is over is told by the sweep.
+		Bound: time.Minute,
+		Short: true,
+		Setup: Setup{
+			Env: []string{"PENSTOCK_SAFETY_INTERVAL=3s"},
+			Faults: []faults.Rule{
+				lostAnswers,
+				{Name: "no-news", At: faults.Events, Fault: faults.Lose, Operation: "job-status*"},
+			},
+		},
+		Run: func(ctx context.Context, b *Bench) error { return runLosing(ctx, b, b.N(200)) },
+	}
+}
+
+const (
+	// throttledFor is how long Dataflow refuses half of the calls.
+	throttledFor = time.Minute
+	// retryAfter is what the refusals that say so ask for: longer than each wait of the
+	// product's own that follows the same refusal without it, but the one for quota.
+	retryAfter = 8 * time.Second
+	// throttledRecovery is the longest wait that can begin in that minute: 60 s, after the
+	// second refusal for quota (30 s, then 60 s), and of the report's back-off, which ends there too.
+	throttledRecovery = 90 * time.Second
+)
+
+// calls logs every call of Dataflow's API, at the price of a millisecond.
+var calls = faults.Rule{Name: "calls", At: faults.Dataflow, Fault: faults.Latency, Delay: faults.Duration(time.Millisecond)}
+
+// refusals refuse half of the calls for so long: the first rule that strikes ends a
+// call, so that each rate is of what those before it leave.
+func refusals(until time.Duration) []faults.Rule {
+	rule := func(name string, status int, after time.Duration, rate float64) faults.Rule {
+		return faults.Rule{Name: name, At: faults.Dataflow, Fault: faults.Status, Status: status, RetryAfter: faults.Duration(after), Rate: Rate(rate), Until: faults.Duration(until)}
+	}
+	return []faults.Rule{
+		rule("429-later", http.StatusTooManyRequests, retryAfter, 0.125),
+		rule("429", http.StatusTooManyRequests, 0, 0.143),
+		rule("503-later", http.StatusServiceUnavailable, retryAfter, 0.167),
+		rule("503", http.StatusServiceUnavailable, 0, 0.2),
+	}
+}
+
+func throttled() Scenario {
+	return Scenario{
+		Name:  "throttled",
+		What:  "for a minute half of the calls are answered 429 or 503, half of these with a Retry-After, under load. Nothing fails, and no job is asked for again before it may be",
+		Bound: throttledRecovery,
+		Setup: Setup{Faults: []faults.Rule{calls}, Env: []string{"PENSTOCK_SAFETY_INTERVAL=1h"}},
+		Run: func(ctx context.Context, b *Bench) error {
+			over := throttledFor
+			if b.Size == Short {
+				over /= 6
+			}
+			for _, r := range refusals(over) {
+				if err := b.Fault(r); err != nil {
+					return err
+				}
+			}
+			began := time.Now()
+			if err := b.Deliver(ctx, Load{Events: b.Objects("orders", b.N(120)), Over: over}); err != nil {
+				return err
+			}
+			if err := b.Sleep(ctx, time.Until(began.Add(over))); err != nil {
+				return err
+			}
+			for _, r := range refusals(over) {
+				if err := b.EndFault(r.Name); err != nil {
+					return err
+				}
+			}
+			if err := b.AwaitClosed(ctx); err != nil {
+				b.Say("%v", err) // the check says what is open
+			}
+			strikes, err := b.strikes()
+			if err != nil {
+				return err
+			}
+			impatient, asked := impatience(strikes)
+			b.Say("%d calls were told when to come again; %d came earlier", asked, len(impatient))
+			for _, text := range impatient {
+				b.Fail("%s", text)
+			}
+			if asked < b.N(120)/5 {
+				b.Fail("%d calls were told to come later, want %d at least: the story was not told", asked, b.N(120)/5)
+			}
+			return nil
+		},
+	}
+}
+
+// impatience are the calls about jobs that came before the time at which an earlier one
+// was told to come again, in words, and how many were told.
+func impatience(strikes []faults.Injected) (found []string, asked int) {
+	until, refused := map[string]time.Time{}, map[string]faults.Injected{}
+	for _, s := range strikes {
+		switch s.Rule {
+		case "429-later", "503-later":
+			asked++
+			if s.Job != "" {
+				until[s.Job], refused[s.Job] = s.Time.Add(retryAfter), s
+			}
+		case calls.Name:
+			// The product counts from when it reads the answer, which is later than this.
+			if s.Time.Before(until[s.Job]) {
+				r := refused[s.Job]
+				found = append(found, fmt.Sprintf("%s of %s came %s after %s was answered %s, Retry-After: %s", s.Operation, s.Job,
+					s.Time.Sub(r.Time).Round(10*time.Millisecond), r.Operation, r.Rule[:3], retryAfter))
+			}
+		}
+	}
+	return found, asked
+}
+
+// emulatorKilled is about the suite as much as about the product: the emulator keeps its
+// jobs, as Dataflow does, and calls that it had taken are left without an answer.
+func emulatorKilled() Scenario {
+	const times = 3
+	return Scenario{
+		Name:  "emulator-killed",
+		What:  "Dataflow, which is the emulator here, is killed under load, and comes back with its jobs. What was not answered is looked for, and every job is followed to its end",
+		Bound: time.Minute,
+		Setup: Setup{
+			Pipelines: files(pipelineOf("brief", "quick"), pipelineOf("slow", "seconds")),
+			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=10s"},
+		},
+		Run: func(ctx context.Context, b *Bench) error {
+			n := b.N(100)
+			load := b.Send(ctx, Load{Events: b.Shuffle(append(b.Objects("brief", n/2), b.Objects("slow", n/2)...)), Over: time.Duration(n) * 200 * time.Millisecond})
+			for range times {
+				err := inTurn(
+					func() error { return b.Sleep(ctx, time.Duration(n)*200*time.Millisecond/(times+1)) },
+					func() error { return b.Kill("dataflow") },
+					func() error { return b.Sleep(ctx, time.Second) },
+					func() error { return b.Start(ctx, "dataflow") },
+				)
+				if err != nil {
+					return err
+				}
+			}
+			return load.Wait()
+		},
+	}
+}

@@ -1,0 +1,189 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/penstock/penstock/dev/faults"
+	"github.com/penstock/penstock/runs"
+)
+
+// status are stories about job-status events.
+var status = []Scenario{statusEvents(), statusFalse()}
+
+// told is a job-status event as somebody tells it, true or not.
+type told struct {
+	name, id, state string
+	at              time.Time // currentStateTime
+}
+
+// tell posts a job-status event to the functions, as Eventarc does, until it is acknowledged.
+func (b *Bench) tell(ctx context.Context, t told) error {
+	q := Request{
+		Path: "/JobStatus",
+		Header: map[string]string{
+			"Content-Type": "application/json", "ce-specversion": "1.0", "ce-id": strconv.Itoa(b.next()),
+			"ce-type":   "google.cloud.dataflow.job.v1beta3.statusChanged",
+			"ce-source": "//dataflow.googleapis.com/projects/" + Project + "/locations/" + Location,
+			"ce-time":   t.at.UTC().Format(time.RFC3339Nano), "ce-subject": "jobs/" + t.name, "ce-job": t.name,
+		},
+		Body: encode(map[string]any{
+			"@type": "type.googleapis.com/google.events.cloud.dataflow.v1beta3.JobEventData",
+			"payload": map[string]any{
+				"id": t.id, "name": t.name, "projectId": Project, "location": Location, "type": "JOB_TYPE_BATCH",
+				"currentState": t.state, "currentStateTime": t.at.UTC().Format(time.RFC3339Nano),
+			},
+		}),
+	}
+	client := &http.Client{Timeout: 10 * time.Second}
+	var answer int
+	err := b.Await(ctx, "the functions take the news of "+t.name, func() (ok bool, err error) {
+		answer, err = post(ctx, client, b.Addresses.Functions, q)
+		return answer >= 200 && answer < 300, err
+	})
+	if err != nil {
+		return fmt.Errorf("tell %s of %s: answered %d: %w", t.state, t.name, answer, err)
+	}
+	return nil
+}
+
+// forged are news of a job under our name that does not exist: the opposite of how it will end.
+func forged(job Job, end string) []told {
+	at := job.Launched.Add(time.Hour)
+	return []told{
+		{name: job.Name, id: "2026-01-02_03_04_05-1234567890123456789", state: end, at: at},
+		{name: job.Name, id: "2026-01-02_03_04_05-9876543210987654321", state: "JOB_STATE_CANCELLED", at: at},
+	}
+}
+
+// stale are news of states that a job has left.
+func stale(job Job) []told {
+	return []told{
+		{name: job.Name, id: job.ID, state: "JOB_STATE_RUNNING", at: job.Launched},
+		{name: job.Name, id: job.ID, state: "JOB_STATE_PENDING", at: job.Launched.Add(-time.Second)},
+		{name: job.Name, id: job.ID, state: "JOB_STATE_QUEUED", at: job.Launched.Add(-2 * time.Second)},
+	}
+}
+
+// falseEnds are ends that jobs of the pipelines good and bad do not come to.
+var falseEnds = map[string]string{"good": "JOB_STATE_FAILED", "bad": "JOB_STATE_DONE"}
+
+func statusEvents() Scenario {
+	seconds := func(s float64) faults.Duration { return faults.Duration(s * float64(time.Second)) }
+	return Scenario{
+		Name:  "status-events",
+		What:  "of the status events of 300 jobs three of ten are lost, three of ten come three times, and all late and in any order; others are stale, or of jobs that do not exist. Every run ends as its job did",
+		Bound: 45 * time.Second,
+		Setup: Setup{
+			Pipelines: files(pipelineOf("good", "seconds"), pipelineOf("bad", "failing")),
+			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=8s"},
+			Faults: []faults.Rule{
+				{Name: "lost", At: faults.Events, Fault: faults.Lose, Operation: "job-status*", Rate: Rate(0.3)},
+				{Name: "doubled", At: faults.Events, Fault: faults.Duplicate, Operation: "job-status*", Rate: Rate(0.3), Copies: 2, Delay: seconds(0.5), Jitter: seconds(2)},
+				{Name: "shuffled", At: faults.Events, Fault: faults.Shuffle, Operation: "job-status*", Jitter: seconds(3)},
+			},
+		},
+		Run: func(ctx context.Context, b *Bench) error {
+			n := b.N(300)
+			good, bad := b.Objects("good", n-n/5), outcome(b.Objects("bad", n/5), runs.OutcomeFailed)
+			all := b.Shuffle(slices.Concat(good, bad))
+			load := b.Send(ctx, Load{Events: all, Over: time.Duration(n) * 60 * time.Millisecond})
+			// Of each job, as soon as it is launched, false news come too.
+			pipeline := map[string]string{}
+			for _, e := range all {
+				pipeline[e.JobName(only, 1)] = e.Pipeline
+			}
+			said := 0
+			for said < n {
+				jobs, err := b.Jobs()
+				if err != nil {
+					return err
+				}
+				for _, job := range jobs[said:] {
+					for _, t := range append(stale(job), forged(job, falseEnds[pipeline[job.Name]])...) {
+						if b.draw().IntN(3) > 0 {
+							continue
+						}
+						if err := b.tell(ctx, t); err != nil {
+							return err
+						}
+					}
+				}
+				said = len(jobs)
+				if err := b.Sleep(ctx, 100*time.Millisecond); err != nil {
+					return err
+				}
+			}
+			if err := load.Wait(); err != nil {
+				return err
+			}
+			b.mark()
+			strikes, err := b.strikes()
+			for rule, want := range map[string]int{"lost": n / 5, "doubled": n / 5, "shuffled": n / 2} {
+				if got := struck(strikes, rule, time.Time{}); got < want {
+					b.Fail("status events of %d jobs were %s, want %d at least: the story was not told", got, rule, want)
+				}
+			}
+			return err
+		},
+	}
+}
+
+// statusFalse tells one falsehood after the other, at moments at which each would show.
+func statusFalse() Scenario {
+	return Scenario{
+		Name:  "false-status",
+		What:  "jobs are said to have ended that do not exist, under the names of ours that run; and those that have ended are said to run, before anybody saw their end. Neither is believed",
+		Short: true,
+		// Nothing looks for itself: what takes a falsehood for true stays behind.
+		Bound: 20 * time.Second,
+		Setup: Setup{
+			Pipelines: files(pipelineOf("good", "quick"), pipelineOf("bad", "failing")),
+			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h"},
+			Faults:    []faults.Rule{held("good"), held("bad")},
+		},
+		Run: func(ctx context.Context, b *Bench) error {
+			n := b.N(20)
+			good, bad := b.Objects("good", n), outcome(b.Objects("bad", n), runs.OutcomeFailed)
+			all := slices.Concat(good, bad)
+			var jobs []Job
+			tellAll := func(what func(Job) []told) error {
+				for _, job := range jobs {
+					for _, t := range what(job) {
+						if err := b.tell(ctx, t); err != nil {
+							return err
+						}
+					}
+				}
+				return nil
+			}
+			pipeline := map[string]string{}
+			for _, e := range all {
+				pipeline[e.JobName(only, 1)] = e.Pipeline
+			}
+			return inTurn(
+				func() error { return b.Deliver(ctx, Load{Events: all}) },
+				func() error { return b.AwaitJobKnown(ctx, all, only, nil) },
+				func() (err error) { jobs, err = b.Jobs(); return err },
+				func() error {
+					b.Say("tell the ends of %d jobs that do not exist", 2*len(jobs))
+					return tellAll(func(job Job) []told { return forged(job, falseEnds[pipeline[job.Name]]) })
+				},
+				func() error { return b.Pause("worker") },
+				func() error { return b.EndFault("held-good") },
+				func() error { return b.EndFault("held-bad") },
+				func() error { return b.awaitNews(ctx, good, "JOB_STATE_DONE") },
+				func() error { return b.awaitNews(ctx, bad, "JOB_STATE_FAILED") },
+				func() error {
+					b.Say("tell that %d jobs which have ended run", len(jobs))
+					return tellAll(stale)
+				},
+				func() error { return b.Resume("worker") },
+			)
+		},
+	}
+}
