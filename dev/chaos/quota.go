@@ -41,7 +41,9 @@ func quota() Scenario {
 				func() error { return b.Deliver(ctx, Load{Events: fail}) },
 				func() error { return b.AwaitRunsClosed(ctx, fail) },
 				// As fast as would take twice the quota.
-				func() error { return b.Deliver(ctx, Load{Events: refuse, Over: time.Duration(n) * 80 * time.Millisecond}) },
+				func() error {
+					return b.Deliver(ctx, Load{Events: refuse, Over: time.Duration(n) * 80 * time.Millisecond})
+				},
 				func() error { return b.AwaitClosed(ctx) },
 				func() error { return b.metTheQuota(ctx, refuse) },
 			)
