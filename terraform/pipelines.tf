@@ -28,8 +28,9 @@ locals {
   # A name that two files claim is told by a precondition; until then the first has it.
   pipeline = { for name, claims in local.pipelines : name => claims[0] }
 
-  # The pipelines whose jobs run as somebody, and who.
-  account = { for name, p in local.pipeline : name => p.steps[0].account if length(p.steps) > 0 && length(try(p.steps[0].account, "")) > 0 }
+  # The pipelines whose jobs run as somebody, and who. What is no account's email is told by a precondition.
+  email   = "^[a-z][a-z0-9-]{4,28}[a-z0-9]@[a-z][a-z0-9-]+\\.iam\\.gserviceaccount\\.com$"
+  account = { for name, p in local.pipeline : name => p.steps[0].account if can(regex(local.email, p.steps[0].account)) }
 
   # Every distinct place where jobs run: each has a trigger for their status.
   job_locations = distinct(flatten([for p in local.pipeline : p.steps[*].location]))
@@ -126,7 +127,7 @@ resource "terraform_data" "pipelines" {
     }
 
     precondition {
-      condition     = alltrue(flatten([for p in local.pipeline : [for step in p.steps : step.account == "" || can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]@[a-z][a-z0-9-]+\\.iam\\.gserviceaccount\\.com$", step.account))]]))
+      condition     = alltrue(flatten([for p in local.pipeline : [for step in p.steps : step.account == "" || can(regex(local.email, step.account))]]))
       error_message = "A step's environment.serviceAccountEmail must be NAME@PROJECT.iam.gserviceaccount.com, NAME having 6 to 30 lower-case letters, digits and dashes: ${join(", ", distinct(flatten([for p in local.pipeline : p.steps[*].account])))}."
     }
 
