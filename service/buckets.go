@@ -175,7 +175,7 @@ func (b *Buckets) get(ctx context.Context, path string, into any) error {
 			return err
 		}
 		// Half of it by chance, so that callers that failed together do not come back together.
-		wait := max(after, pause/2+rand.N(pause/2+1)) //nolint:gosec // no secret
+		wait := max(after, pause/2+rand.N(pause/2+1))
 		select {
 		case <-ctx.Done():
 			return errors.Join(err, ctx.Err())
@@ -229,7 +229,7 @@ func (b *Buckets) refused(answer *http.Response, body []byte) (time.Duration, er
 	if json.Unmarshal(body, &said) == nil && said.Error.Message != "" {
 		text = said.Error.Message
 	}
-	err := fmt.Errorf("Cloud Storage answers %s: %s", answer.Status, text)
+	err := fmt.Errorf("the answer of Cloud Storage is %s: %s", answer.Status, text)
 	switch code := answer.StatusCode; {
 	case code == http.StatusTooManyRequests, code == http.StatusRequestTimeout, code >= 500:
 		seconds, _ := strconv.Atoi(answer.Header.Get("Retry-After")) // a date or nothing: the own pause will do

@@ -161,7 +161,7 @@ func (e *examination) dedupe(s Subject, retention time.Duration) {
 	}
 	switch {
 	case asking == 0:
-		e.add("dedupe", StatusSkipped, "no pipeline asks for it", "")
+		e.add("dedupe", StatusOK, "no pipeline asks for it", "")
 	case len(idle) > 0:
 		e.add("dedupe", StatusWarn, fmt.Sprintf("keep has no effect where it is below the %s for which the namespace refuses a second run by itself: %s", days(retention), strings.Join(idle, ", ")),
 			"keep keys for longer, or leave dedupe out")

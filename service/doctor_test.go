@@ -136,13 +136,13 @@ func TestExamineLedger(t *testing.T) {
 		case r.Method != http.MethodGet:
 			t.Errorf("%s %s", r.Method, r.URL)
 		case strings.Contains(r.URL.Path, "/missing/"):
-			w.WriteHeader(404)
+			w.WriteHeader(http.StatusNotFound)
 			_, _ = io.WriteString(w, `{"error":{"code":404,"message":"The specified bucket does not exist."}}`)
 		case strings.Contains(r.URL.Path, "/closed/"):
-			w.WriteHeader(403)
+			w.WriteHeader(http.StatusForbidden)
 			_, _ = io.WriteString(w, `{"error":{"code":403,"message":"no storage.objects.get"}}`)
 		default:
-			w.WriteHeader(404)
+			w.WriteHeader(http.StatusNotFound)
 			_, _ = io.WriteString(w, `{"error":{"code":404,"message":"No such object"}}`)
 		}
 	}))
@@ -176,7 +176,7 @@ func TestExamineDedupe(t *testing.T) {
 		dedupe string
 		want   Status
 	}{
-		"none":                {"", StatusSkipped},
+		"none":                {"", StatusOK},
 		"for ever":            {"dedupe: {keep: forever}\n", StatusOK},
 		"for longer":          {"dedupe: {keep: 2000h}\n", StatusOK},
 		"shorter than it has": {"dedupe: {keep: 24h}\n", StatusWarn},

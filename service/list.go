@@ -209,7 +209,7 @@ func (s *Service) list(ctx context.Context, query string, limit int, wanted func
 
 // each gives the runs that a query finds, a page at a time, until page says no.
 func (s *Service) each(ctx context.Context, query string, pageSize int, page func([]Run) bool) error {
-	request := &workflowservice.ListWorkflowExecutionsRequest{Namespace: s.namespace, Query: query, PageSize: int32(pageSize)} //nolint:gosec // at most a thousand
+	request := &workflowservice.ListWorkflowExecutionsRequest{Namespace: s.namespace, Query: query, PageSize: int32(pageSize)}
 	for {
 		callCtx, cancel := call(ctx)
 		answer, err := s.temporal.ListWorkflow(callCtx, request)

@@ -244,7 +244,7 @@ type reconciler struct {
 	letters   map[digest]waiting // by pipeline and identity
 	judge     *judge             // of the pipeline that is reconciled
 	judges    map[string]*judge  // of all that were asked, by name
-	halted    error              // why nothing is started any more
+	halted    string             // why nothing is started any more; empty: it is
 }
 
 // waiting is a dead letter.
@@ -333,7 +333,7 @@ func (r *reconciler) objects(ctx context.Context, page []object) error {
 
 // object says what became of one; it is not covered where it is out of the window, or no trigger wants it.
 func (r *reconciler) object(ctx context.Context, o *object) (ReconciledObject, bool, error) {
-	if o.err != nil {
+	if o.event == nil {
 		// Whether a trigger wants what cannot be read is not known either.
 		return ReconciledObject{Bucket: o.bucket, Name: o.name, Verdict: FindingUnknown, Reason: o.err.Error()}, true, nil
 	}
@@ -352,8 +352,8 @@ func (r *reconciler) object(ctx context.Context, o *object) (ReconciledObject, b
 // start delivers the event of a missed object.
 func (r *reconciler) start(ctx context.Context, o *object, missed *ReconciledObject) error {
 	missed.Start = &StartOfMissed{}
-	if r.halted != nil {
-		missed.Start.Error = "not tried: " + r.halted.Error()
+	if r.halted != "" {
+		missed.Start.Error = "not tried: " + r.halted
 		return nil
 	}
 	others, err := r.harmed(ctx, o)
@@ -370,7 +370,7 @@ func (r *reconciler) start(ctx context.Context, o *object, missed *ReconciledObj
 	case err != nil:
 		missed.Start.Error = err.Error()
 		if !goOn {
-			r.halted = err
+			r.halted = err.Error()
 		}
 	case own < 0:
 		missed.Start.Error = "the functions' pipelines files do not want it: are they those that this was compared with?"

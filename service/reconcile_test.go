@@ -146,9 +146,8 @@ type reconcileBench struct {
 
 	mu      sync.Mutex
 	objects []stored
-	refuse  []int               // statuses with which the next lists are refused
-	posted  []string            // identities of events that the functions got
-	bodies  []map[string]string // headers
+	refuse  []int    // statuses with which the next lists are refused
+	posted  []string // identities of events that the functions got
 }
 
 const orders = `name: orders
