@@ -147,7 +147,7 @@ func (a *Activities) suspect(ctx context.Context, req suspectRequest) (suspectRe
 	namespace, err := a.NamespaceID(ctx)
 	if err != nil {
 		reply.trouble = troubleOf(err)
-		return reply, nil //nolint:nilerr // the reply has it
+		return reply, nil
 	}
 	label := runs.DeploymentLabel(req.Deployment, namespace)
 	for _, job := range req.Jobs {
@@ -157,7 +157,7 @@ func (a *Activities) suspect(ctx context.Context, req suspectRequest) (suspectRe
 		v, err := a.judge(ctx, req.Place, label, job)
 		if err != nil {
 			reply.trouble = troubleOf(err)
-			return reply, nil //nolint:nilerr // the reply has it
+			return reply, nil
 		}
 		if v.is {
 			reply.Orphans = append(reply.Orphans, v.orphan)
@@ -185,7 +185,7 @@ func (a *Activities) settle(ctx context.Context, req settleRequest) (suspectRepl
 	namespace, err := a.NamespaceID(ctx)
 	if err != nil {
 		reply.trouble = troubleOf(err)
-		return reply, nil //nolint:nilerr // the reply has it
+		return reply, nil
 	}
 	label := runs.DeploymentLabel(req.Deployment, namespace)
 	for _, o := range req.Orphans {
@@ -194,7 +194,7 @@ func (a *Activities) settle(ctx context.Context, req settleRequest) (suspectRepl
 		}
 		if o, err = a.settleOne(ctx, req, label, o); err != nil {
 			reply.trouble = troubleOf(err)
-			return reply, nil //nolint:nilerr // the reply has it
+			return reply, nil
 		}
 		reply.Orphans = append(reply.Orphans, o)
 		reply.Done++

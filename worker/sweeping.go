@@ -135,7 +135,7 @@ func (a *Activities) sweep(ctx context.Context, req sweepRequest) (sweepReply, e
 	listed, err := a.Dataflow.List(ctx, req.Project, req.Location)
 	if err != nil {
 		reply.trouble = troubleOf(err)
-		return reply, nil //nolint:nilerr // the reply has it, with the wait that the API asks for
+		return reply, nil
 	}
 	reply.Seen = len(listed)
 	byID := make(map[string]dataflow.Job, len(listed))
@@ -238,7 +238,7 @@ func (a *Activities) news(ctx context.Context, req newsRequest) (newsReply, erro
 		}
 		if err != nil {
 			reply.trouble = troubleOf(err)
-			return reply, nil //nolint:nilerr // the reply has it
+			return reply, nil
 		}
 		reply.Done++
 		reply.Signalled++
