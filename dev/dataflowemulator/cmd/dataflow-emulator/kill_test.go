@@ -149,14 +149,6 @@ func killedFlags(t *testing.T) (ledger string, flags []string) {
 	return ledger, []string{"-images", images, "-ledger", ledger, "-concurrent_jobs", "-1"}
 }
 
-// without leaves out fields of a job that may differ.
-func without(j map[string]any, fields ...string) map[string]any {
-	for _, f := range fields {
-		delete(j, f)
-	}
-	return j
-}
-
 func TestKilledEmulatorKnowsItsJobsAgain(t *testing.T) {
 	ledger, flags := killedFlags(t)
 	c := startCommand(t, flags...)
@@ -347,7 +339,7 @@ func TestStateIsToldAfterACrash(t *testing.T) {
 	mu.Lock()
 	down = false
 	mu.Unlock()
-	c = startCommand(t, flags...)
+	startCommand(t, flags...)
 	await("job-missed")
 	mu.Lock()
 	defer mu.Unlock()
