@@ -72,6 +72,14 @@ chaos: .penstock/bin/penstock-chaos ## Kill, starve and lie to all of it, and ch
 chaos-short: .penstock/bin/penstock-chaos ## The same in little, for every commit: about a minute
 	@exec .penstock/bin/penstock-chaos -size short $(if $(SEED),-seed $(SEED)) $(ARGS)
 
+.PHONY: soak
+soak: .penstock/bin/penstock-chaos ## Put load and random trouble on it for DURATION (2h), and watch its memory [SEED=n]
+	@exec .penstock/bin/penstock-chaos -soak $(or $(DURATION),2h) $(if $(SEED),-seed $(SEED)) $(ARGS)
+
+.PHONY: chaos-mutants
+chaos-mutants: .penstock/bin/penstock-chaos ## Take one mechanism out at a time, and see a scenario notice [MUTANT="a b"]
+	@exec .penstock/bin/penstock-chaos -mutants $(if $(SEED),-seed $(SEED)) $(ARGS) $(MUTANT)
+
 .PHONY: simulate
 simulate: ## Run random SCHEDULES (10000) of the workflows, or the one of a SEED with its trace
 	go test ./worker -count=1 -v -timeout 20m -run '^TestSchedules$$' $(if $(SEED),-seed $(SEED),-schedules $(SCHEDULES))

@@ -100,8 +100,9 @@ type Bench struct {
 	wants     []Want
 	known     map[string]bool // wants by identity, or body
 	foreign   []string
-	forgotten []string    // ledgers of jobs that Dataflow was made to forget
-	kept      []Execution // executions that Temporal may forget
+	forgotten []string             // ledgers of jobs that Dataflow was made to forget
+	kept      []Execution          // executions that Temporal may forget
+	read      map[string]Execution // ends that were read already, by the execution's ID
 	own       []Violation
 	ended     time.Time // the end of the last fault
 	timeline  *os.File
@@ -113,7 +114,7 @@ func newBench(ctx context.Context, o Options, s Scenario, folder string) (_ *Ben
 	}
 	b := &Bench{
 		Folder: folder, PipelinesDir: filepath.Join(folder, "pipelines"), Size: o.Size,
-		options: o, name: s.Name, steps: map[string][]string{}, bound: s.Bound, known: map[string]bool{},
+		options: o, name: s.Name, steps: map[string][]string{}, bound: s.bound(o.Size), known: map[string]bool{}, read: map[string]Execution{},
 		random: draws(o.Seed, s.Name), ended: time.Now(),
 	}
 	defer func() {
@@ -292,7 +293,7 @@ func (b *Bench) N(n int) int {
 	case Short:
 		return max(n/10, 3)
 	case Full:
-		return 5 * n
+		return fullFactor * n
 	}
 	return n
 }
@@ -420,7 +421,7 @@ func (b *Bench) Await(ctx context.Context, what string, cond func() (bool, error
 		case err := <-b.Died():
 			return fmt.Errorf("waiting until %s: %w", what, err)
 		case <-ctx.Done():
-			return fmt.Errorf("waiting until %s: %w", what, errors.Join(ctx.Err(), last))
+			return fmt.Errorf("waiting until %s: %w", what, errors.Join(context.Cause(ctx), last))
 		}
 	}
 }

@@ -37,7 +37,8 @@ type Scenario struct {
 	Short bool
 	// OnRequest leaves it out unless it is named.
 	OnRequest bool
-	// Bound is I4: how long after the end of the last fault the last run may close.
+	// Bound is I4: how long after the end of the last fault the last run may close, at the
+	// default size.
 	Bound time.Duration
 	// Within bounds the whole story, the stack's start apart. Default: 6 minutes.
 	Within time.Duration
@@ -57,6 +58,17 @@ const (
 	Full                // five times the default
 )
 
+// fullFactor is how much larger Full is.
+const fullFactor = 5
+
+// bound is the scenario's bound at a size: more work takes longer.
+func (s Scenario) bound(size Size) time.Duration {
+	if size == Full {
+		return fullFactor * s.Bound
+	}
+	return s.Bound
+}
+
 // Options say which scenarios to run, and how.
 type Options struct {
 	// Scenarios are names; empty: all of the size that are not OnRequest.
@@ -70,6 +82,8 @@ type Options struct {
 	Keep bool
 	// WorkerBinary and FunctionsBinary are run in place of what is built; see stack.Options.
 	WorkerBinary, FunctionsBinary string
+	// Within bounds each story, where its own bound is not shorter. 0: its own.
+	Within time.Duration
 	// Out gets a line a scenario, and what it found. Nil: none.
 	Out io.Writer
 	// Verbose puts the progress of the stack and of the scenario there too.
@@ -101,22 +115,8 @@ func Run(ctx context.Context, o Options) ([]Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	for o.Seed == 0 {
-		o.Seed = rand.Uint64N(1 << 32) // short enough to be typed
-	}
-	root, err := stack.FindRoot()
-	if err != nil {
+	if err := o.complete(); err != nil {
 		return nil, err
-	}
-	o.root = root
-	if o.Folder == "" {
-		o.Folder = filepath.Join(root, ".penstock", "chaos")
-	}
-	if o.Folder, err = filepath.Abs(o.Folder); err != nil {
-		return nil, fmt.Errorf("chaos: %w", err)
-	}
-	if o.Out == nil {
-		o.Out = io.Discard
 	}
 	fmt.Fprintf(o.Out, "chaos: %d scenarios, seed %d\n", len(chosen), o.Seed)
 	var reports []Report
@@ -130,6 +130,26 @@ func Run(ctx context.Context, o Options) ([]Report, error) {
 	}
 	summarise(o.Out, o.Seed, reports)
 	return reports, nil
+}
+
+func (o *Options) complete() error {
+	for o.Seed == 0 {
+		o.Seed = rand.Uint64N(1 << 32) // short enough to be typed
+	}
+	var err error
+	if o.root, err = stack.FindRoot(); err != nil {
+		return err
+	}
+	if o.Folder == "" {
+		o.Folder = filepath.Join(o.root, ".penstock", "chaos")
+	}
+	if o.Folder, err = filepath.Abs(o.Folder); err != nil {
+		return fmt.Errorf("chaos: %w", err)
+	}
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	return nil
 }
 
 func choose(o Options) ([]Scenario, error) {
@@ -171,7 +191,7 @@ func draws(seed uint64, scenario string) *rand.Rand {
 // runOne tells one story from the stack's start to the check.
 func runOne(ctx context.Context, o Options, s Scenario) (r Report) {
 	began := time.Now()
-	r = Report{Scenario: s.Name, Seed: o.Seed, Bound: s.Bound, Folder: filepath.Join(o.Folder, s.Name)}
+	r = Report{Scenario: s.Name, Seed: o.Seed, Bound: s.bound(o.Size), Folder: filepath.Join(o.Folder, s.Name)}
 	defer func() {
 		r.Took = time.Since(began)
 		if r.OK() && !o.Keep {
@@ -196,15 +216,25 @@ func runOne(ctx context.Context, o Options, s Scenario) (r Report) {
 	if within == 0 {
 		within = 6 * time.Minute
 	}
+	if o.Size == Full {
+		within *= fullFactor
+	}
+	if o.Within > 0 {
+		within = min(within, o.Within)
+	}
 	telling, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	if err := s.Run(telling, b); err != nil {
 		r.Err = fmt.Errorf("the story stopped: %w", err)
-		return r
+	} else {
+		b.settle(telling)
 	}
-	record, err := b.settle(telling)
+	// The evidence of a story that stopped may say why.
+	gathering, done := context.WithTimeout(ctx, gatherWithin)
+	defer done()
+	record, err := b.Record(gathering)
 	if err != nil {
-		r.Err = fmt.Errorf("gather the evidence: %w", err)
+		r.Err = errors.Join(r.Err, fmt.Errorf("gather the evidence: %w", err))
 		return r
 	}
 	r.Violations = append(Check(record), b.found()...)
@@ -236,7 +266,11 @@ func (r Report) print(w io.Writer) {
 		}
 		fmt.Fprintf(w, "    %s\n", v)
 	}
-	fmt.Fprintf(w, "    again: make chaos SCENARIO=%s SEED=%d; its logs and databases are in %s\n", r.Scenario, r.Seed, r.Folder)
+	again := "chaos SCENARIO=" + r.Scenario
+	if r.Scenario == soakName {
+		again = soakName
+	}
+	fmt.Fprintf(w, "    again: make %s SEED=%d; its logs and databases are in %s\n", again, r.Seed, r.Folder)
 }
 
 func summarise(w io.Writer, seed uint64, reports []Report) {

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/penstock/penstock/dev/chaos"
 )
@@ -25,7 +27,8 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	o := chaos.Options{Out: os.Stdout}
 	var scenarios, size string
-	var list bool
+	var list, mutants bool
+	var soak time.Duration
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	flags.StringVar(&scenarios, "scenario", "", "run only these, by `name`, with commas between")
 	flags.StringVar(&size, "size", "default", "how large: short, default or full")
@@ -33,13 +36,15 @@ func run(ctx context.Context, args []string) int {
 	flags.StringVar(&o.Folder, "state", "", "keep logs and databases in this `folder` (default .penstock/chaos in the repository)")
 	flags.BoolVar(&o.Keep, "keep", false, "keep them of what holds, too")
 	flags.BoolVar(&o.Verbose, "v", false, "tell what happens while it does")
+	flags.DurationVar(&soak, "soak", 0, "put load and random trouble on one stack for so long, in place of the scenarios")
+	flags.BoolVar(&mutants, "mutants", false, "try the mutants that the arguments name, or all: each has one mechanism taken out, and its scenario must notice")
 	flags.BoolVar(&list, "list", false, "say what scenarios there are")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
 		return 2 // flag has said why
-	case flags.NArg() > 0:
+	case flags.NArg() > 0 && !mutants:
 		fmt.Fprintf(os.Stderr, "chaos: unexpected argument %q: all settings are flags (see -help)\n", flags.Arg(0))
 		return 2
 	}
@@ -65,7 +70,17 @@ func run(ctx context.Context, args []string) int {
 			return 1
 		}
 	}
-	reports, err := chaos.Run(ctx, o)
+	var reports []chaos.Report
+	var err error
+	switch {
+	case mutants:
+		ok, err = chaos.RunMutants(ctx, o, flags.Args())
+	case soak > 0:
+		reports = make([]chaos.Report, 1)
+		reports[0], err = chaos.Soak(ctx, o, soak)
+	default:
+		reports, err = chaos.Run(ctx, o)
+	}
 	switch {
 	case ctx.Err() != nil:
 		fmt.Fprintln(os.Stderr, "chaos: interrupted; everything it started has been stopped")
@@ -73,11 +88,8 @@ func run(ctx context.Context, args []string) int {
 	case err != nil:
 		fmt.Fprintln(os.Stderr, err)
 		return 2
-	}
-	for _, r := range reports {
-		if !r.OK() {
-			return 1
-		}
+	case !ok || slices.ContainsFunc(reports, func(r chaos.Report) bool { return !r.OK() }):
+		return 1
 	}
 	return 0
 }
