@@ -93,6 +93,13 @@ func TestAKeyStaysSingleAfterTemporalHasForgottenItsRun(t *testing.T) {
 		if second.Outcome != "duplicate" || second.Taken == nil || second.Taken.Chain != res.Taken.Chain || second.First == nil || second.First.Outcome != "succeeded" || second.First.Source != "ledger" {
 			t.Errorf("the second run is described as %+v", second)
 		}
+		// A list tells it from a run that succeeded.
+		eventually(t, "the duplicate is listed as one", func() bool {
+			var duplicates, succeeded listing
+			decodeJSON(t, b.penstock(t, 0, "runs", "--pipeline", "kept", "--outcome", "duplicate", "-o", "json"), &duplicates)
+			decodeJSON(t, b.penstock(t, 0, "runs", "--pipeline", "kept", "--outcome", "succeeded", "-o", "json"), &succeeded)
+			return len(duplicates.Runs) == 1 && duplicates.Runs[0].Outcome == "duplicate" && len(succeeded.Runs) == 0
+		})
 		// Nor does it run for the duplicate's sake: there is nothing to mend.
 		if code, _, stderr := cli(t, b.environment(), "retry", r.id, "--same-config"); code != 1 || !strings.Contains(stderr, "ended as succeeded") {
 			t.Errorf("retry of a duplicate ends with %d: %s", code, stderr)

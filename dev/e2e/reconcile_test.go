@@ -175,4 +175,20 @@ func TestWhatWasMissedIsFoundAndStarted(t *testing.T) {
 	if n := len(b.decided(func(d decision) bool { return d.Pipeline == "reconciled" })); n != decisions+5 {
 		t.Errorf("the functions decided %d times more, want 5", n-decisions)
 	}
+
+	// Nothing is left running that a sweep would find.
+	var swept struct {
+		Sweeps []struct {
+			Location string `json:"location"`
+			Result   *struct {
+				Lists       int `json:"lists"`
+				Ours        int `json:"ours"`
+				OrphanCount int `json:"orphanCount"`
+			} `json:"result"`
+		} `json:"sweeps"`
+	}
+	decodeJSON(t, b.penstock(t, 0, "sweep", "--wait", "--location", location, "-o", "json"), &swept)
+	if len(swept.Sweeps) != 1 || swept.Sweeps[0].Result == nil || swept.Sweeps[0].Result.Lists == 0 || swept.Sweeps[0].Result.Ours != 0 || swept.Sweeps[0].Result.OrphanCount != 0 {
+		t.Errorf("the sweep found %+v", swept.Sweeps)
+	}
 }
