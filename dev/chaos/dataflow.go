@@ -18,7 +18,7 @@ var lostAnswers = faults.Rule{Name: "lost-answers", At: faults.Dataflow, Fault: 
 // runLosing delivers n events to the default pipeline, and wants answers to be lost to a fifth of their launches at least.
 func runLosing(ctx context.Context, b *Bench, n int) error {
 	events := b.Objects("orders", n)
-	if err := b.Deliver(ctx, Load{Events: events}); err != nil {
+	if err := b.Deliver(ctx, Load{Events: events, Over: time.Duration(n) * 100 * time.Millisecond}); err != nil {
 		return err
 	}
 	if err := b.AwaitClosed(ctx); err != nil {
@@ -45,16 +45,16 @@ func launchAnswerLost() Scenario {
 
 func launchAnswerLostJobEnds() Scenario {
 	return Scenario{
-		Name: "launch-answer-lost-job-ends",
-		What: "three of ten launches are not answered, their jobs are over before anybody looks, so that their names are free again, and no status event comes. They are found in the list of all states",
-		// A run waits 5 s before it looks for its job, and what is over is told by the sweep.
+		Name:  "launch-answer-lost-job-ends",
+		What:  "three of ten launches are not answered, and their jobs are over before anybody looks, so that their names are free again. They are found in the list of all states, before news of them come",
 		Bound: time.Minute,
 		Short: true,
 		Setup: Setup{
-			Env: []string{"PENSTOCK_SAFETY_INTERVAL=3s"},
+			Env: []string{"PENSTOCK_SAFETY_INTERVAL=1h"},
 			Faults: []faults.Rule{
 				lostAnswers,
-				{Name: "no-news", At: faults.Events, Fault: faults.Lose, Operation: "job-status*"},
+				// A run looks for its job after 5 s, and for the last time after 9 s: the call's time and the horizon.
+				{Name: "late-news", At: faults.Events, Fault: faults.Delay, Operation: "job-status*", Delay: faults.Duration(15 * time.Second)},
 			},
 		},
 		Run: func(ctx context.Context, b *Bench) error { return runLosing(ctx, b, b.N(200)) },
