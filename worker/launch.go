@@ -69,16 +69,29 @@ func (j *job) acquire() bool {
 			next = later(after, doubt)
 		case replyUnanswered:
 			doubt, looks = j.horizon(), lookAgain
-			next = after.Add(max(looks, reply.RetryAfter))
+			next = after.Add(looks)
+			if j.in.Sweep { // runs that began earlier looked without heeding it, and have to replay so
+				next = after.Add(max(looks, reply.RetryAfter))
+			}
 			j.message = "the launch was not answered; looking for its job: " + reply.Message
 		case replyQuota:
-			next = after.Add(max(quota, reply.RetryAfter))
+			next = after.Add(max(j.quotaWait(quota), reply.RetryAfter))
 			quota = min(2*quota, mostQuota)
 		default:
 			next = after.Add(max(backoff, reply.RetryAfter))
 			backoff = min(2*backoff, mostBackoff)
 		}
 	}
+}
+
+// quotaWait is this job's wait before it asks for its share of the quota again, of at most
+// most. Jobs that were refused together do not all come back together, of which the quota
+// would take some and stand idle until the next time.
+func (j *job) quotaWait(most time.Duration) time.Duration {
+	if !j.in.Sweep { // which has to replay as it was
+		return most
+	}
+	return most/2 + j.share(most/2)
 }
 
 // horizon is when a launch that may be in flight now will be in Dataflow's list for sure.
