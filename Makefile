@@ -84,6 +84,10 @@ chaos-mutants: .penstock/bin/penstock-chaos ## Take one mechanism out at a time,
 simulate: ## Run random SCHEDULES (10000) of the workflows, or the one of a SEED with its trace
 	go test ./worker -count=1 -v -timeout 20m -run '^TestSchedules$$' $(if $(SEED),-seed $(SEED),-schedules $(SCHEDULES))
 
+.PHONY: test-terraform
+test-terraform: ## Validate, test and plan terraform/, and hold the plans to the policies
+	scripts/test-terraform
+
 .PHONY: lint
 lint: ## Lint every module, and the workflows for what would not replay
 	scripts/lint

@@ -293,8 +293,9 @@ variable "worker" {
       instances      of a fixed pool; two, so that one may go
       max_instances  of a serverless pool
       orphans        what becomes of a job whose run is gone: report, adopt, drain or cancel
-      overdue        how long a job may be without news, as a duration such as 2h, before it is looked for
-      orphan_recheck how long a suspect is watched before it counts as an orphan
+      overdue        from when on an open batch run is reported, as a duration such as 36h; off: never
+      orphan_recheck how long after the first look at a job that seems to be an orphan the second is taken
+                     (docs/sweep.md says more of these three, and their defaults)
   EOT
   type = object({
     scaling        = optional(string, "fixed")
@@ -329,7 +330,7 @@ variable "worker" {
   }
 
   validation {
-    condition     = alltrue([for d in [var.worker.overdue, var.worker.orphan_recheck] : d == null || can(regex("^([0-9]+(\\.[0-9]+)?(h|m|s))+$", d))])
+    condition     = alltrue([for d in [var.worker.overdue == "off" ? null : var.worker.overdue, var.worker.orphan_recheck] : d == null || can(regex("^([0-9]+(\\.[0-9]+)?(h|m|s))+$", d))])
     error_message = "worker.overdue and orphan_recheck must be durations such as 90m or 2h."
   }
 }

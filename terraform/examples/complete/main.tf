@@ -39,7 +39,7 @@ module "penstock" {
     scaling       = "serverless"
     max_instances = 20
     orphans       = "report"
-    overdue       = "2h"
+    overdue       = "36h"
   }
 
   network = module.network.egress

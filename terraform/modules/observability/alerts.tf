@@ -13,6 +13,8 @@ locals {
 
   any_of = { for name, of in { functions = var.functions, subscriptions = var.subscriptions } : name => join(", ", [for n in of : "\"${n}\""]) }
 
+  found = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.findings.name}\" AND resource.type=\"cloud_run_worker_pool\" AND metric.labels.finding="
+
   # Each says what to do first: whoever reads it was asleep.
   alerts = merge(
     {
@@ -45,6 +47,36 @@ locals {
         threshold = 0
         duration  = "0s"
         do        = "`penstock runs --outcome failed` lists what came of it, `penstock describe RUN` shows the job's first error. A step with `retry` may have gone on by itself."
+      }
+      orphan-jobs = {
+        title     = "a job runs that nobody watches"
+        severity  = "WARNING"
+        filter    = "${local.found}one_of(\"orphan\", \"orphan-not-over\")"
+        aligner   = "ALIGN_DELTA"
+        reducer   = "REDUCE_SUM"
+        threshold = 0
+        duration  = "0s"
+        do        = "A job of this deployment runs, and its run is over or gone: the worker's lines with `finding` name it. The worker's variable PENSTOCK_ORPHANS says what becomes of such jobs; by default they are left alone."
+      }
+      overdue-runs = {
+        title     = "a run takes too long"
+        severity  = "WARNING"
+        filter    = "${local.found}\"overdue\""
+        aligner   = "ALIGN_DELTA"
+        reducer   = "REDUCE_SUM"
+        threshold = 0
+        duration  = "0s"
+        do        = "`penstock describe RUN` says what the run waits for. The worker's lines with `finding=overdue` name it."
+      }
+      sweep-troubled = {
+        title     = "lost news and orphans cannot be looked for"
+        severity  = "ERROR"
+        filter    = "${local.found}\"sweep-troubled\""
+        aligner   = "ALIGN_DELTA"
+        reducer   = "REDUCE_SUM"
+        threshold = 0
+        duration  = "0s"
+        do        = "Dataflow's list of jobs was refused, or did not answer for an hour: the worker's lines with `finding=sweep-troubled` say why. Often a permission: see the worker's role."
       }
     },
     length(var.subscriptions) == 0 ? {} : {

@@ -71,3 +71,40 @@ resource "google_logging_metric" "decision_time" {
     }
   }
 }
+
+# docs/sweep.md says what the worker finds.
+resource "google_logging_metric" "findings" {
+  project     = var.project.id
+  name        = "${var.name}-findings"
+  description = "What a sweep found: jobs that nobody watches, runs that are open for too long, sweeps that were in trouble."
+  filter      = "resource.type=\"cloud_run_worker_pool\" AND jsonPayload.deployment=\"${var.deployment}\" AND jsonPayload.finding:*"
+
+  metric_descriptor {
+    metric_kind  = "DELTA"
+    value_type   = "INT64"
+    unit         = "1"
+    display_name = "Findings"
+
+    labels {
+      key         = "finding"
+      value_type  = "STRING"
+      description = "orphan, orphan-not-over, overdue or sweep-troubled"
+    }
+    labels {
+      key         = "pipeline"
+      value_type  = "STRING"
+      description = "the pipeline, where it is about one"
+    }
+    labels {
+      key         = "action"
+      value_type  = "STRING"
+      description = "what was done with an orphan"
+    }
+  }
+
+  label_extractors = {
+    finding  = "EXTRACT(jsonPayload.finding)"
+    pipeline = "EXTRACT(jsonPayload.pipeline)"
+    action   = "EXTRACT(jsonPayload.action)"
+  }
+}

@@ -1,0 +1,191 @@
+# Who may do what, derived from the pipelines files.
+mock_provider "google" {
+  mock_resource "google_service_account" {
+    defaults = {
+      name   = "projects/acme-data/serviceAccounts/mocked@acme-data.iam.gserviceaccount.com"
+      email  = "mocked@acme-data.iam.gserviceaccount.com"
+      member = "serviceAccount:mocked@acme-data.iam.gserviceaccount.com"
+    }
+  }
+}
+
+variables {
+  project         = { id = "acme-data", number = "123456789012" }
+  region          = "us-central1"
+  deployment      = "prod"
+  pipelines       = "tests/pipelines/one"
+  functions       = { archive = "tests/functions.zip" }
+  temporal        = { address = "us-central1.gcp.api.temporal.io:7233", namespace = "pipelines.acme1" }
+  builds          = { b1 = { image = "us-docker.pkg.dev/acme/worker@sha256:0f3a9c1d2b4e5f60718293a4b5c6d7e8f90112233445566778899aabbccddeef" } }
+  enable_services = false
+  observability   = null
+}
+
+run "a_pipeline_reaches_what_its_file_tells" {
+  command = plan
+
+  variables {
+    access                = { orders = { write = ["archive"], read = ["rejects"], subscriptions = ["projects/acme-data/subscriptions/s"] } }
+    template_repositories = ["projects/acme-data/locations/us-central1/repositories/templates"]
+  }
+
+  assert {
+    condition = output.pipelines["orders"].access.buckets == tomap({
+      landing = "read"  # its trigger
+      uploads = "read"  # its other trigger
+      schemas = "read"  # a parameter that does not say that it is written
+      rejects = "write" # one that does; that it may be read too takes nothing away
+      scratch = "write" # temporary files
+      archive = "write" # asked for
+    })
+    error_message = "Buckets: ${jsonencode(output.pipelines["orders"].access.buckets)}"
+  }
+  assert {
+    condition     = output.pipelines["orders"].access.datasets == tomap({ "acme-data.sales" = "write", "acme-data.reference" = "read" })
+    error_message = "Datasets: ${jsonencode(output.pipelines["orders"].access.datasets)}"
+  }
+  assert {
+    condition     = output.pipelines["orders"].access.repositories == toset(["projects/acme-data/locations/us-central1/repositories/beam", "projects/acme-data/locations/us-central1/repositories/templates"])
+    error_message = "Repositories: ${jsonencode(output.pipelines["orders"].access.repositories)}"
+  }
+  assert {
+    condition     = output.pipelines["orders"].account == "orders@acme-data.iam.gserviceaccount.com"
+    error_message = "The account is the file's."
+  }
+  assert {
+    condition     = toset(keys(google_storage_bucket_iam_member.templates)) == toset(["templates"])
+    error_message = "The worker reads templates, which a launch needs, and no other bucket of the files."
+  }
+}
+
+run "a_pipeline_s_grants_are_on_resources" {
+  command = plan
+
+  module {
+    source = "./modules/pipeline"
+  }
+
+  variables {
+    project_id = "acme-data"
+    name       = "orders"
+    purpose    = "Load orders."
+    account    = "orders@acme-data.iam.gserviceaccount.com"
+    worker     = "worker@acme-data.iam.gserviceaccount.com"
+    access     = { buckets = { landing = "read", clean = "write" }, datasets = { "acme-data.sales" = "write" } }
+  }
+
+  assert {
+    condition     = google_service_account_iam_member.worker.role == "roles/iam.serviceAccountUser" && google_service_account_iam_member.worker.member == "serviceAccount:worker@acme-data.iam.gserviceaccount.com"
+    error_message = "The worker may act as the pipeline's account."
+  }
+  assert {
+    condition     = google_storage_bucket_iam_member.this["landing"].role == "roles/storage.objectViewer" && google_storage_bucket_iam_member.this["clean"].role == "roles/storage.objectUser"
+    error_message = "Input is read, output is written."
+  }
+  assert {
+    condition     = toset(keys(google_project_iam_member.this)) == toset(["roles/dataflow.worker", "roles/bigquery.jobUser", "roles/bigquery.readSessionUser"])
+    error_message = "On the project there is only what no smaller resource has: ${join(", ", keys(google_project_iam_member.this))}"
+  }
+}
+
+run "another_project_s_account_is_used_not_made" {
+  command = plan
+
+  module {
+    source = "./modules/pipeline"
+  }
+
+  variables {
+    project_id = "acme-data"
+    name       = "orders"
+    purpose    = "Load orders."
+    account    = "orders@elsewhere.iam.gserviceaccount.com"
+    worker     = "worker@acme-data.iam.gserviceaccount.com"
+    access     = { buckets = { landing = "read" } }
+  }
+
+  assert {
+    condition     = length(google_service_account.this) == 0 && google_service_account_iam_member.worker.service_account_id == "projects/elsewhere/serviceAccounts/orders@elsewhere.iam.gserviceaccount.com"
+    error_message = "An account of another project is there already."
+  }
+  assert {
+    condition     = toset(keys(google_project_iam_member.this)) == toset(["roles/dataflow.worker"])
+    error_message = "Without datasets there are no roles of BigQuery."
+  }
+}
+
+run "temporal_is_reached_with_a_key_that_can_be_rotated" {
+  command = plan
+
+  module {
+    source = "./modules/temporal_connection"
+  }
+
+  variables {
+    name       = "penstock-prod-temporal"
+    labels     = {}
+    connection = { address = "temporal:7233", namespace = "pipelines", authentication = "api-key", rotation = { period = "7776000s", first = "2027-01-04T09:00:00Z" } }
+    readers    = { worker = "serviceAccount:worker@acme-data.iam.gserviceaccount.com" }
+    rotators   = ["serviceAccount:rotator@acme-data.iam.gserviceaccount.com"]
+  }
+
+  assert {
+    condition     = output.environment["PENSTOCK_TEMPORAL_API_KEY_FILE"] == "/etc/secrets/temporal-api-key/value" && !contains(keys(output.environment), "TEMPORAL_API_KEY")
+    error_message = "The key is a file, which is read again, and no variable."
+  }
+  assert {
+    condition     = google_secret_manager_secret.this["api-key"].rotation[0].rotation_period == "7776000s" && length(google_secret_manager_secret.this["api-key"].topics) == 1
+    error_message = "The secret says when its rotation is due."
+  }
+  assert {
+    condition     = length(google_secret_manager_secret_iam_member.rotator) == 2 && length(google_secret_manager_secret_iam_member.reader) == 1
+    error_message = "The rotator may add and read versions; the worker reads."
+  }
+}
+
+run "temporal_is_reached_by_certificate" {
+  command = plan
+
+  module {
+    source = "./modules/temporal_connection"
+  }
+
+  variables {
+    name       = "penstock-prod-temporal"
+    labels     = {}
+    connection = { address = "temporal.internal:7233", namespace = "pipelines", authentication = "mtls", server_name = "temporal" }
+    readers    = { worker = "serviceAccount:worker@acme-data.iam.gserviceaccount.com" }
+  }
+
+  assert {
+    condition = tomap(output.environment) == tomap({
+      TEMPORAL_ADDRESS              = "temporal.internal:7233"
+      TEMPORAL_NAMESPACE            = "pipelines"
+      TEMPORAL_TLS                  = "true"
+      TEMPORAL_TLS_SERVER_NAME      = "temporal"
+      TEMPORAL_TLS_CLIENT_CERT_PATH = "/etc/secrets/temporal-client-certificate/value"
+      TEMPORAL_TLS_CLIENT_KEY_PATH  = "/etc/secrets/temporal-client-key/value"
+    })
+    error_message = "Environment: ${jsonencode(output.environment)}"
+  }
+}
+
+run "temporal_of_one_s_own_without_credentials" {
+  command = plan
+
+  module {
+    source = "./modules/temporal_connection"
+  }
+
+  variables {
+    name       = "penstock-prod-temporal"
+    labels     = {}
+    connection = { address = "temporal.internal:7233", namespace = "default", authentication = "none" }
+    readers    = { worker = "serviceAccount:worker@acme-data.iam.gserviceaccount.com" }
+  }
+
+  assert {
+    condition     = length(output.secrets) == 0 && tomap(output.environment) == tomap({ TEMPORAL_ADDRESS = "temporal.internal:7233", TEMPORAL_NAMESPACE = "default" })
+    error_message = "Nothing is mounted, and no TLS is asked for."
+  }
+}
