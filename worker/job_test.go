@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/testsuite"
+	sdkworker "go.temporal.io/sdk/worker"
 
 	"github.com/penstock/penstock/dataflow"
 	"github.com/penstock/penstock/pipeline"
@@ -40,6 +41,7 @@ func setupWith(t *testing.T, change func(*worker.Workflows, *worker.Activities))
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestWorkflowEnvironment()
 	env.SetTestTimeout(30 * time.Second)
+	env.SetWorkerOptions(sdkworker.Options{DeadlockDetectionTimeout: time.Minute}) // on a busy machine
 	w, err := worker.New(worker.Timing{}, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -130,6 +130,8 @@ func TestSavedHistoriesAreComplete(t *testing.T) {
 			"cancelled-unlaunched.only-1", "cancelled-late.only-1", "handed-over.only-1", "run-closed.only-1", "killed-while-launching.only-1", "found-by-the-safety-timer.only-1",
 		},
 		runs.TypeStreamingRun: {"streaming-drained.run", "streaming-replaced.run", "mistyped.run"},
+		runs.TypeSweep:        {"news.sweep", "orphan-cancel.sweep"},
+		runs.TypeDailySweep:   {"asked.daily"},
 		runs.TypeStreamingJob: {"streaming-drained.feed-1", "streaming-replaced.feed-1", "mistyped.only-1"},
 	}
 	got := map[string][]string{}
@@ -161,6 +163,9 @@ func TestBrokenWorkflowsDoNotReplay(t *testing.T) {
 	for name, broken := range map[string]struct {
 		run func(workflow.Context, runs.RunInput) (runs.RunResult, error)
 		job func(workflow.Context, runs.JobInput) (runs.JobResult, error)
+		// sweep is that of a place, daily what asks for it once a day.
+		sweep func(workflow.Context, runs.SweepInput) (runs.SweepResult, error)
+		daily func(workflow.Context, runs.SweepInput) error
 	}{
 		"a wait before everything": {
 			run: func(ctx workflow.Context, in runs.RunInput) (runs.RunResult, error) {
@@ -175,6 +180,18 @@ func TestBrokenWorkflowsDoNotReplay(t *testing.T) {
 				}
 				return w.Job(ctx, in)
 			},
+			sweep: func(ctx workflow.Context, in runs.SweepInput) (runs.SweepResult, error) {
+				if err := workflow.Sleep(ctx, time.Second); err != nil {
+					return runs.SweepResult{}, err
+				}
+				return w.Sweep(ctx, in)
+			},
+			daily: func(ctx workflow.Context, in runs.SweepInput) error {
+				if err := workflow.Sleep(ctx, time.Second); err != nil {
+					return err
+				}
+				return w.DailySweep(ctx, in)
+			},
 		},
 		"a step and the claim left out, and a job believed to be known": {
 			run: func(ctx workflow.Context, in runs.RunInput) (runs.RunResult, error) {
@@ -185,6 +202,11 @@ func TestBrokenWorkflowsDoNotReplay(t *testing.T) {
 				in.Resume = &runs.JobState{JobID: "known", Begun: in.Begun}
 				return w.Job(ctx, in)
 			},
+			sweep: func(ctx workflow.Context, in runs.SweepInput) (runs.SweepResult, error) {
+				in.Resume = &runs.SweepState{} // nobody wants a look
+				return w.Sweep(ctx, in)
+			},
+			daily: func(workflow.Context, runs.SweepInput) error { return nil },
 		},
 		"a step too many, no claim, and nothing done": {
 			run: func(ctx workflow.Context, in runs.RunInput) (runs.RunResult, error) {
@@ -193,7 +215,9 @@ func TestBrokenWorkflowsDoNotReplay(t *testing.T) {
 				in.Steps, in.Dedupe = append(slices.Clone(in.Steps), extra), nil
 				return w.Run(ctx, in)
 			},
-			job: func(workflow.Context, runs.JobInput) (runs.JobResult, error) { return runs.JobResult{}, nil },
+			job:   func(workflow.Context, runs.JobInput) (runs.JobResult, error) { return runs.JobResult{}, nil },
+			sweep: func(workflow.Context, runs.SweepInput) (runs.SweepResult, error) { return runs.SweepResult{}, nil },
+			daily: func(workflow.Context, runs.SweepInput) error { return nil },
 		},
 	} {
 		for _, h := range savedHistories(t) {
@@ -206,6 +230,8 @@ func TestBrokenWorkflowsDoNotReplay(t *testing.T) {
 					for _, typ := range []string{runs.TypeJob, runs.TypeStreamingJob} {
 						r.RegisterWorkflowWithOptions(broken.job, workflow.RegisterOptions{Name: typ})
 					}
+					r.RegisterWorkflowWithOptions(broken.sweep, workflow.RegisterOptions{Name: runs.TypeSweep})
+					r.RegisterWorkflowWithOptions(broken.daily, workflow.RegisterOptions{Name: runs.TypeDailySweep})
 				})
 				if err == nil {
 					t.Error("the history was replayed by a workflow that does other things")
@@ -218,7 +244,8 @@ func TestBrokenWorkflowsDoNotReplay(t *testing.T) {
 // Histories are public: they say nothing of the machine that they were recorded on.
 func TestSavedHistoriesNameNoMachine(t *testing.T) {
 	t.Parallel()
-	ours := []string{"", "e2e", "penstock-functions/dev@e2e", "penstock-worker/dev@e2e", "history-service", "worker-service"}
+	ours := []string{"", "e2e", "penstock-functions/dev@e2e", "penstock-worker/dev@e2e", "history-service", "worker-service",
+		"temporal-scheduler-default-dev/sweep/penstock-dev/us-central1/daily"}
 	for _, h := range savedHistories(t) {
 		for _, e := range h.Events {
 			text := e.String()
