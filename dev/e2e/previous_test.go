@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"testing"
 
 	"github.com/penstock/penstock/dev/stack"
 )
@@ -86,6 +87,53 @@ func buildPrevious(name string, command ...string) (string, error) {
 		return "", fmt.Errorf("build the previous release's %s (%s): %w\n%s", name, commit, err, out)
 	}
 	return path, os.Rename(fresh, path)
+}
+
+// What this release's workers leave, the previous release's can go on with, but for what
+// it does not know at all: docs/upgrades.md says what is to be done about that.
+func TestHistoriesReplayOnThePreviousRelease(t *testing.T) {
+	t.Parallel()
+	replayer, err := previous.replayer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	saved, err := filepath.Glob(filepath.Join(histories, "*.json"))
+	if err != nil || len(saved) == 0 {
+		t.Fatalf("no histories in %s: %v", histories, err)
+	}
+	folder := filepath.Base(histories)
+	to := filepath.Join(dir, "testdata", "histories", folder)
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	unknown := map[string]bool{} // to the previous release, by name
+	for _, path := range saved {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(to, filepath.Base(path)), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		name := strings.TrimSuffix(filepath.Base(path), ".json")
+		unknown[name] = bytes.Contains(text, []byte(`"AskForSweep"`)) || bytes.Contains(text, []byte(`"SweepJobs"`))
+	}
+	cmd := exec.CommandContext(t.Context(), replayer, "-test.run", "^TestSavedHistoriesReplay$", "-test.v")
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput() // fails, as some of the histories are to
+	said := regexp.MustCompile(`--- (PASS|FAIL): TestSavedHistoriesReplay/`+folder+`/(\S+)_by_a_worker`).FindAllStringSubmatch(string(out), -1)
+	if len(said) < len(saved) {
+		t.Fatalf("the previous release's tests replayed %d times, with %d histories (%v):\n%s", len(said), len(saved), err, tail(string(out), 30))
+	}
+	for _, s := range said {
+		switch replayed, name := s[1] == "PASS", s[2]; {
+		case !replayed && !unknown[name]:
+			t.Errorf("the previous release's worker cannot go on with %s", name)
+		case replayed && unknown[name]:
+			t.Errorf("the previous release's worker goes on with %s, which holds what it does not know", name)
+		}
+	}
 }
 
 // unpackCommit writes the production module's files of a commit below dir.

@@ -20,7 +20,7 @@ import (
 // tests: go test ./e2e -record, in dev/. worker/testdata/histories/README.md says when.
 var record = flag.Bool("record", false, "save histories for the worker's replay tests where there are none")
 
-const histories = "../../worker/testdata/histories/v2"
+const histories = "../../worker/testdata/histories/v3"
 
 // keep saves the history of a run's newest execution under a name that says what
 // happened, and the histories of some of its jobs' workflows, each named

@@ -50,6 +50,7 @@ func TestLostEndsAreFoundByOneList(t *testing.T) {
 		}
 	}
 	swept := b.awaitSweep(t)
+	keepHistory(t, b, sweepID, "", "news.sweep")
 	if n := b.Calls.lists() - before; n != 1 || swept.Lists != 1 || swept.Asked != len(all) || swept.Suspects != 0 {
 		t.Errorf("%d lists; the sweep: %+v", n, swept)
 	}
@@ -102,6 +103,14 @@ func TestAPlaceHasItsDailyLook(t *testing.T) {
 	if swept := b.awaitSweep(t); swept.Lists != 1 || swept.Ours != 0 {
 		t.Errorf("the sweep: %+v", swept)
 	}
+	eventually(t, "the daily look is over", func() bool {
+		d, err := daily.Describe(t.Context())
+		if err != nil || len(d.Info.RecentActions) != 1 || len(d.Info.RunningWorkflows) > 0 {
+			return false
+		}
+		keepHistory(t, b, d.Info.RecentActions[0].StartWorkflowResult.WorkflowID, "", "asked.daily")
+		return true
+	})
 }
 
 // A job whose workflow and run are terminated goes on, and nobody watches it: what is
@@ -176,6 +185,7 @@ func TestOrphans(t *testing.T) {
 					found = append(found, o)
 				}
 			}
+			keepHistory(t, b, sweepID, first, "orphan-"+string(rule)+".sweep")
 			if len(found) != 1 || found[0].Done != string(rule) || found[0].RunID != r.id || found[0].Pipeline != pipeline {
 				t.Fatalf("the sweep: %+v", swept)
 			}
