@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/penstock/penstock/dev/stack"
@@ -42,6 +43,8 @@ type Scenario struct {
 	Bound time.Duration
 	// Within bounds the whole story, the stack's start apart. Default: 6 minutes.
 	Within time.Duration
+	// Alone says that it uses the whole machine, so that none runs beside it.
+	Alone bool
 	// Setup is what its stack is made of.
 	Setup Setup
 	// Run tells the story. It need not wait for the runs' ends, nor check what Check does.
@@ -76,6 +79,9 @@ type Options struct {
 	// Seed is what all chance follows. 0: one is chosen.
 	Seed uint64
 	Size Size
+	// AtOnce is how many run side by side, but for those that are Alone: most of a
+	// scenario is waiting. 0: 2.
+	AtOnce int
 	// Folder keeps the state of what fails, a folder a scenario. Default: .penstock/chaos in the repository.
 	Folder string
 	// Keep keeps it of what succeeds as well.
@@ -109,7 +115,7 @@ type Report struct {
 // OK says that the story was told and nothing was found.
 func (r Report) OK() bool { return r.Err == nil && len(r.Violations) == 0 }
 
-// Run runs scenarios one after the other and reports each. Its error is about the options alone.
+// Run runs scenarios and reports each, in the order in which they end. Its error is about the options alone.
 func Run(ctx context.Context, o Options) ([]Report, error) {
 	chosen, err := choose(o)
 	if err != nil {
@@ -118,18 +124,61 @@ func Run(ctx context.Context, o Options) ([]Report, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	fmt.Fprintf(o.Out, "chaos: %d scenarios, seed %d\n", len(chosen), o.Seed)
-	var reports []Report
-	for _, s := range chosen {
+	var (
+		mu      sync.Mutex
+		reports []Report
+	)
+	tell := func(s Scenario) {
 		if ctx.Err() != nil {
-			return reports, fmt.Errorf("chaos: stopped before %s: %w", s.Name, ctx.Err())
+			return
 		}
 		r := runOne(ctx, o, s)
+		mu.Lock()
+		defer mu.Unlock()
 		reports = append(reports, r)
 		r.print(o.Out)
 	}
-	summarise(o.Out, o.Seed, reports)
+	var rest []Scenario
+	for _, s := range chosen {
+		if s.Alone {
+			tell(s)
+		} else {
+			rest = append(rest, s)
+		}
+	}
+	var telling sync.WaitGroup
+	queue := make(chan Scenario)
+	for range o.AtOnce {
+		telling.Go(func() {
+			for s := range queue {
+				tell(s)
+			}
+		})
+	}
+	for _, s := range rest {
+		queue <- s
+	}
+	close(queue)
+	telling.Wait()
+	if ctx.Err() != nil {
+		return reports, fmt.Errorf("chaos: stopped after %d of %d scenarios: %w", len(reports), len(chosen), ctx.Err())
+	}
+	summarise(o.Out, o.Seed, time.Since(began), reports)
 	return reports, nil
+}
+
+// oneByOne lets scenarios that run side by side write whole lines.
+type oneByOne struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (o *oneByOne) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.Write(p)
 }
 
 func (o *Options) complete() error {
@@ -148,6 +197,10 @@ func (o *Options) complete() error {
 	}
 	if o.Out == nil {
 		o.Out = io.Discard
+	}
+	o.Out = &oneByOne{w: o.Out}
+	if o.AtOnce == 0 {
+		o.AtOnce = 2
 	}
 	return nil
 }
@@ -273,11 +326,9 @@ func (r Report) print(w io.Writer) {
 	fmt.Fprintf(w, "    again: make %s SEED=%d; its logs and databases are in %s\n", again, r.Seed, r.Folder)
 }
 
-func summarise(w io.Writer, seed uint64, reports []Report) {
+func summarise(w io.Writer, seed uint64, took time.Duration, reports []Report) {
 	var failed []string
-	var took time.Duration
 	for _, r := range reports {
-		took += r.Took
 		if !r.OK() {
 			failed = append(failed, r.Scenario)
 		}

@@ -22,6 +22,7 @@ var delivery = []Scenario{
 		Name:  "duplicates",
 		What:  "Every event is delivered five times, in both forms and in any order, by 32 senders at once: each runs once.",
 		Short: true,
+		Alone: true,
 		Bound: 3 * time.Minute,
 		Setup: Setup{Env: []string{patient}},
 		Run: func(ctx context.Context, b *Bench) error {

@@ -16,6 +16,7 @@ import (
 var outages = []Scenario{
 	{
 		Name:  "temporal-killed",
+		Alone: true,
 		What:  "Temporal is killed every 10 s, six times, while events come in and jobs run and end: nothing is lost, nothing runs twice.",
 		Bound: 2 * time.Minute,
 		Setup: Setup{Env: []string{patient}},

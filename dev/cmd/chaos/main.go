@@ -33,6 +33,7 @@ func run(ctx context.Context, args []string) int {
 	flags.StringVar(&scenarios, "scenario", "", "run only these, by `name`, with commas between")
 	flags.StringVar(&size, "size", "default", "how large: short, default or full")
 	flags.Uint64Var(&o.Seed, "seed", 0, "what all chance follows; 0 chooses one")
+	flags.IntVar(&o.AtOnce, "at-once", 0, "how many scenarios run side by side (default 2)")
 	flags.StringVar(&o.Folder, "state", "", "keep logs and databases in this `folder` (default .penstock/chaos in the repository)")
 	flags.BoolVar(&o.Keep, "keep", false, "keep them of what holds, too")
 	flags.BoolVar(&o.Verbose, "v", false, "tell what happens while it does")
