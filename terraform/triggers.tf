@@ -69,10 +69,11 @@ locals {
       for location in distinct(flatten([
         for e in local.generic : can(regex("/locations/([^/]+)$", e.source)) ? regex("/locations/([^/]+)$", e.source) : local.job_locations
         if e.type == local.status
-      ])) : "jobs-${location}" => { location = location, filters = { type = local.status, location = location } }
+      ])) : "jobs-${location}" => { location = location, filters = { type = local.status } }
     },
   )
-  status_eventarc = { for location in local.job_locations : location => { location = location, filters = { type = local.status, location = location } } }
+  # Of a trigger's location, whatever jobs there are: Eventarc filters them by their whole name or not at all.
+  status_eventarc = { for location in local.job_locations : location => { location = location, filters = { type = local.status } } }
 
   # The entry points that something arrives at.
   entry_points = {

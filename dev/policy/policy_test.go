@@ -100,7 +100,7 @@ steps:
 	}
 	trigger := func(location string) string {
 		return resource(typeEventarc, location, `{"location":"`+location+`","matching_criteria":[
-			{"attribute":"type","value":"google.cloud.dataflow.job.v1beta3.statusChanged"},{"attribute":"location","value":"`+location+`"}],
+			{"attribute":"type","value":"google.cloud.dataflow.job.v1beta3.statusChanged"}],
 			"destination":[{"cloud_run_service":[{"service":"status"}]}]}`)
 	}
 	function := resource(typeFunction, "f", `{"name":"status","build_config":[{"entry_point":"JobStatus"}]}`)

@@ -30,7 +30,7 @@ resource "google_cloudfunctions2_function" "this" {
     timeout_seconds                  = var.runtime.timeout
     ingress_settings                 = "ALLOW_INTERNAL_ONLY"
     all_traffic_on_latest_revision   = true
-    environment_variables            = merge(var.environment, { PENSTOCK_DEAD_LETTER_TOPIC = var.dead_letter_topic })
+    environment_variables            = merge(var.environment, { PENSTOCK_DEAD_LETTER_TOPIC = var.dead_letter_topic, LOG_EXECUTION_ID = "true" })
     direct_vpc_egress                = var.network == null ? null : "VPC_EGRESS_${var.network.egress}"
 
     dynamic "direct_vpc_network_interface" {
