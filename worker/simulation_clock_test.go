@@ -91,6 +91,7 @@ type simulation struct {
 
 	sweeper    *actor
 	executions map[string]*simulatedExecution
+	open       int             // of them
 	reported   map[string]bool // jobs that a sweep called orphans
 	outcome    string
 	result     runs.RunResult
