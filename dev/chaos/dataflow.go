@@ -117,8 +117,9 @@ func throttled() Scenario {
 					return err
 				}
 			}
-			if err := b.AwaitClosed(ctx); err != nil {
-				b.Say("%v", err) // the check says what is open
+			// Then the last who was told when to come again may do so.
+			if err := b.Sleep(ctx, retryAfter); err != nil {
+				return err
 			}
 			strikes, err := b.strikes()
 			if err != nil {
