@@ -78,13 +78,12 @@ module "ledger" {
 module "staging" {
   source = "./modules/bucket"
 
-  project_id        = var.project.id
-  name              = "${var.project.id}-${local.name}-source"
-  location          = var.region
-  labels            = local.labels
-  holds_data        = false
-  delete_after_days = null # the archive in use is as old as the last change
-  members           = { build = { role = "roles/storage.objectViewer", member = google_service_account.build.member } }
+  project_id = var.project.id
+  name       = "${var.project.id}-${local.name}-source"
+  location   = var.region
+  labels     = local.labels
+  holds_data = false
+  members    = { build = { role = "roles/storage.objectViewer", member = google_service_account.build.member } }
 
   depends_on = [google_project_service.this]
 }
@@ -102,6 +101,24 @@ resource "google_artifact_registry_repository" "functions" {
   format        = "DOCKER"
   description   = "The functions' images, which Cloud Functions builds"
   labels        = local.labels
+
+  # Of each function, what a rollback may want.
+  cleanup_policies {
+    id     = "keep-newest"
+    action = "KEEP"
+
+    most_recent_versions {
+      keep_count = 5
+    }
+  }
+  cleanup_policies {
+    id     = "delete-old"
+    action = "DELETE"
+
+    condition {
+      older_than = "2592000s"
+    }
+  }
 
   depends_on = [google_project_service.this]
 }

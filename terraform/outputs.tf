@@ -4,11 +4,12 @@ output "deployment" {
 }
 
 output "environment" {
-  description = "What the penstock command needs to know of the deployment: variables of its environment. Temporal's credentials are yours to add."
+  description = "What the penstock command needs to know of the deployment: variables of its environment. Temporal's credentials are yours to add, and the functions answer those alone that are inside the project's network."
   value = {
     GOOGLE_CLOUD_PROJECT              = var.project.id
     PENSTOCK_DEAD_LETTER_SUBSCRIPTION = module.dead_letters.subscription
     PENSTOCK_DEPLOYMENT               = var.deployment
+    PENSTOCK_FUNCTIONS_URL            = one(slice(local.trigger_urls, 0, min(1, length(local.trigger_urls))))
     PENSTOCK_LEDGER                   = "gs://${module.ledger.name}/ledger"
     PENSTOCK_LOCATION                 = local.job_location
     TEMPORAL_ADDRESS                  = var.temporal.address
@@ -62,6 +63,9 @@ output "outage" {
 }
 
 locals {
+  # An event is what its content says, whichever of them it arrives at: any of the three takes all.
+  trigger_urls = [for name in ["StorageTrigger", "PubSubTrigger", "EventTrigger"] : module.trigger[name].url if contains(keys(local.entry_points), name)]
+
   # Waits double from the shortest to the longest, and there is one less than there are attempts.
   waits        = [for i in range(var.retry.attempts - 1) : min(var.retry.maximum_backoff, var.retry.minimum_backoff * pow(2, min(i, 10)))]
   outage_hours = floor(min(sum(local.waits), var.retry.retention) / 360) / 10

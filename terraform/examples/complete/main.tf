@@ -108,6 +108,7 @@ module "federation" {
   identities = {
     github = {
       oidc      = { issuer = "https://token.actions.githubusercontent.com" }
+      mapping   = { "attribute.repository" = "assertion.repository" }
       condition = "assertion.repository == 'acme/pipelines' && assertion.ref == 'refs/heads/main'"
     }
     aws = {

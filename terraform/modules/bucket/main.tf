@@ -32,19 +32,6 @@ resource "google_storage_bucket" "this" {
       }
     }
   }
-
-  dynamic "lifecycle_rule" {
-    for_each = var.delete_after_days[*]
-
-    content {
-      action {
-        type = "Delete"
-      }
-      condition {
-        age = lifecycle_rule.value
-      }
-    }
-  }
 }
 
 resource "google_storage_bucket_iam_member" "this" {

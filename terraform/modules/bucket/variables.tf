@@ -29,12 +29,6 @@ variable "protected" {
   default     = true
 }
 
-variable "delete_after_days" {
-  description = "The age at which objects are deleted; null keeps them."
-  type        = number
-  default     = null
-}
-
 variable "members" {
   description = "Who may do what with the bucket's objects: role to members, by a name of the caller's choice."
   type = map(object({

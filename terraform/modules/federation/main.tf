@@ -7,10 +7,9 @@ resource "google_iam_workload_identity_pool" "this" {
 
 locals {
   mapping = {
+    # A token that lacks what is mapped is refused, so further claims of an issuer are for who knows it to map.
     oidc = {
-      "google.subject"       = "assertion.sub"
-      "attribute.repository" = "assertion.repository"
-      "attribute.ref"        = "assertion.ref"
+      "google.subject" = "assertion.sub"
     }
     # A session of a role has an ARN of its own; the role is what is granted something.
     aws = {

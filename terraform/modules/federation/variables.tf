@@ -21,7 +21,7 @@ variable "identities" {
     Who outside Google Cloud is known, without any key: identity provider by ID.
       oidc       the issuer of the tokens, and the audiences that they may have (default: the provider's own full name)
       aws        the AWS account, whose roles are the identities
-      mapping    further attributes, beside the usual ones of the kind
+      mapping    further attributes: of oidc there is only google.subject by itself, of aws also attribute.account and attribute.aws_role
       condition  a CEL condition on `assertion` or `attribute`, which a token must meet. An issuer such as GitHub's speaks for
                  everybody, so without one everybody would be let in.
   EOT

@@ -143,7 +143,6 @@ resource "google_monitoring_alert_policy" "this" {
   }
 }
 
-# A budget asks nobody to act at once, so its mail goes to the same people.
 resource "google_billing_budget" "this" {
   count = var.budget == null ? 0 : 1
 
@@ -175,8 +174,13 @@ resource "google_billing_budget" "this" {
     spend_basis       = "FORECASTED_SPEND"
   }
 
-  all_updates_rule {
-    monitoring_notification_channels = local.channels
-    disable_default_iam_recipients   = length(local.channels) > 0
+  # Without channels, those hear of it who administer the billing account.
+  dynamic "all_updates_rule" {
+    for_each = length(local.channels) > 0 ? [local.channels] : []
+
+    content {
+      monitoring_notification_channels = all_updates_rule.value
+      disable_default_iam_recipients   = true
+    }
   }
 }

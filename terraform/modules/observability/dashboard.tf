@@ -17,7 +17,6 @@ resource "google_monitoring_dashboard" "this" {
 
   dashboard_json = jsonencode({
     displayName = "Penstock ${var.deployment}"
-    labels      = { for k, v in var.labels : k => v }
     mosaicLayout = {
       columns = 48
       tiles = [
