@@ -88,6 +88,8 @@ type Options struct {
 	Keep bool
 	// WorkerBinary and FunctionsBinary are run in place of what is built; see stack.Options.
 	WorkerBinary, FunctionsBinary string
+	// PenstockBinary is run as the user's command in place of what is built.
+	PenstockBinary string
 	// Within bounds each story, where its own bound is not shorter. 0: its own.
 	Within time.Duration
 	// Out gets a line a scenario, and what it found. Nil: none.

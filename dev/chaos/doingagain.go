@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/penstock/penstock/dev/faults"
@@ -187,9 +188,17 @@ func (b *Bench) redriveAndKill(ctx context.Context, after int) error {
 			_, _, errs[i] = b.Penstock(ctx, "dlq", "redrive", "--pipeline", "numbered", "-n", "1000")
 		})
 	}
+	var done atomic.Bool
+	go func() {
+		people.Wait()
+		done.Store(true)
+	}()
 	err := inTurn(
 		func() error {
 			return b.Await(ctx, "some are redriven", func() (bool, error) {
+				if done.Load() {
+					return true, nil // there were fewer
+				}
 				decisions, err := b.Decisions()
 				started := 0
 				for _, d := range decisions {

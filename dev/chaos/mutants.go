@@ -4,7 +4,7 @@ import "slices"
 
 // Mutants are all there are. Each says of one mechanism what happens without it.
 func Mutants() []Mutant {
-	return slices.Concat(lifecycleMutants, dataflowMutants)
+	return slices.Concat(lifecycleMutants, dataflowMutants, furtherMutants)
 }
 
 // lifecycleMutants take out what keeps runs and events single and jobs in good hands.
@@ -65,5 +65,65 @@ var lifecycleMutants = []Mutant{
 		Old:      `	if err := r.publish(ctx, m); err != nil {`,
 		New:      `	if err := ctx.Err(); err != nil {`,
 		Scenario: "redrive-twice", Size: Short, Invariant: "I2",
+	},
+}
+
+// furtherMutants show of the other scenarios that they can fail.
+var furtherMutants = []Mutant{
+	{
+		Name: "closed-runs-unheeded", OnRequest: true,
+		Removes: "the look of a job's workflow at its run", Program: "worker", File: "worker/job.go",
+		Old:      `		j.setStop(runs.StopRunClosed)`,
+		New:      `		_ = runs.StopRunClosed`,
+		Scenario: "run-terminated", Size: Short, Invariant: "left",
+	},
+	{
+		Name: "no-hand-over", OnRequest: true,
+		Removes: "the take-over of a job's workflow after a reset", Program: "worker", File: "worker/run.go",
+		Old:      `			r.takeOver(ctx, id, since)`,
+		New:      `			_ = r.takeOver`,
+		Scenario: "run-reset-before-child-end", Size: Short, Invariant: "left",
+	},
+	{
+		Name: "job-names-used-once", OnRequest: true,
+		Removes: "the reuse of a job's workflow ID after its end", Program: "worker", File: "worker/run.go",
+		Old:      `WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE`,
+		New:      `WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE`,
+		Scenario: "run-reset-after-child-end", Size: Short, Invariant: "left",
+	},
+	{
+		Name: "cancelled-launches-abandoned", OnRequest: true,
+		Removes: "the look for the job of an unanswered launch after a cancel", Program: "worker", File: "worker/launch.go",
+		Old:      `(doubt.IsZero() || !lookedAt.Before(doubt))`,
+		New:      `(doubt.IsZero() || !doubt.IsZero())`,
+		Scenario: "cancel-during-launch", Size: Short, Invariant: "left",
+	},
+	{
+		Name: "failures-alone", OnRequest: true,
+		Removes: "the stop of the other steps when one fails", Program: "worker", File: "worker/run.go",
+		Old:      `	r.stopAll(runs.StopFailing)`,
+		New:      `	_ = runs.StopFailing`,
+		Scenario: "one-of-three-fails", Size: Short, Invariant: "left",
+	},
+	{
+		Name: "one-name-for-all-deployments", OnRequest: true,
+		Removes: "the deployment in a run's ID", Program: "functions", File: "runs/names.go",
+		Old:      `prefix := deployment + "/"`,
+		New:      `prefix := "chaos" + "/"`,
+		Scenario: "two-deployments", Size: Short, Invariant: "I2",
+	},
+	{
+		Name: "refusals-are-failures", OnRequest: true,
+		Removes: "the exemption of refusals for want of quota", Program: "worker", File: "worker/run.go",
+		Old:      `		if res.Quota {`,
+		New:      `		if false {`,
+		Scenario: "quota", Size: Short, Invariant: "I3",
+	},
+	{
+		Name: "missed-left-missed", OnRequest: true,
+		Removes: "the start of what is missed", Program: "penstock", File: "service/reconcile.go",
+		Old:      `o.Verdict == FindingMissed && r.q.StartMissing`,
+		New:      `o.Verdict == FindingMissed && false`,
+		Scenario: "reconcile-twice", Size: Short, Invariant: "I2",
 	},
 }

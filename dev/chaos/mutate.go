@@ -24,7 +24,7 @@ type Mutant struct {
 	Name string
 	// Removes says in words what is missing then.
 	Removes string
-	// Program is the part that is built with it: worker or functions.
+	// Program is what is built with it: worker, functions or penstock.
 	Program string
 	// File is the source file, from the repository's root, in which Old, found exactly once, becomes New.
 	File     string
@@ -33,6 +33,8 @@ type Mutant struct {
 	Scenario  string
 	Size      Size
 	Invariant string
+	// OnRequest leaves it out unless it is named.
+	OnRequest bool
 }
 
 // mutated is the text of the mutant's file.
@@ -60,7 +62,9 @@ func (m Mutant) build(ctx context.Context, root, out string) error {
 	defer os.RemoveAll(dir)
 	switch m.Program {
 	case "worker":
-		err = buildOverlaid(ctx, root, dir, m.File, text, out)
+		err = buildOverlaid(ctx, root, dir, m.File, text, "./worker/cmd", out)
+	case "penstock":
+		err = buildOverlaid(ctx, root, dir, m.File, text, "./cmd/penstock", out)
 	case "functions":
 		err = buildStaged(ctx, root, dir, m.File, text, out)
 	default:
@@ -72,8 +76,8 @@ func (m Mutant) build(ctx context.Context, root, out string) error {
 	return nil
 }
 
-// buildOverlaid builds the worker with one file's text replaced for the compiler alone.
-func buildOverlaid(ctx context.Context, root, dir, file string, text []byte, out string) error {
+// buildOverlaid builds a program with one file's text replaced for the compiler alone.
+func buildOverlaid(ctx context.Context, root, dir, file string, text []byte, pkg, out string) error {
 	replaced, overlay := filepath.Join(dir, "replaced.go"), filepath.Join(dir, "overlay.json")
 	list, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, file): replaced}})
 	if err != nil {
@@ -82,7 +86,7 @@ func buildOverlaid(ctx context.Context, root, dir, file string, text []byte, out
 	if err := errors.Join(os.WriteFile(replaced, text, 0o600), os.WriteFile(overlay, list, 0o600)); err != nil {
 		return err
 	}
-	return runStep(ctx, root, "go", "build", "-overlay", overlay, "-o", out, "./worker/cmd")
+	return runStep(ctx, root, "go", "build", "-overlay", overlay, "-o", out, pkg)
 }
 
 // buildStaged stages what is deployed as functions, replaces one file's text there, and
@@ -193,6 +197,8 @@ func try(ctx context.Context, o Options, root, bin string, m Mutant) Trial {
 		o.WorkerBinary = program
 	case "functions":
 		o.FunctionsBinary = program
+	case "penstock":
+		o.PenstockBinary = program
 	}
 	// What it is to find would only be taken for what is wrong.
 	o.Out, o.Folder = io.Discard, filepath.Join(o.Folder, m.Name)
@@ -233,10 +239,14 @@ func (t Trial) print(w io.Writer) {
 
 func chooseMutants(names []string) ([]Mutant, error) {
 	all := Mutants()
-	if len(names) == 0 {
-		return all, nil
-	}
 	var chosen []Mutant
+	if len(names) == 0 {
+		for _, m := range all {
+			if !m.OnRequest {
+				chosen = append(chosen, m)
+			}
+		}
+	}
 	for _, name := range names {
 		i := slices.IndexFunc(all, func(m Mutant) bool { return m.Name == name })
 		if i < 0 {

@@ -35,9 +35,11 @@ func penstockBinary(ctx context.Context, root string) (string, error) {
 // Penstock runs a command line of the user's program on the stack, and gives its exit
 // code and what it wrote to standard output. Its error says that it could not be run.
 func (b *Bench) Penstock(ctx context.Context, args ...string) (code int, stdout string, err error) {
-	program, err := penstockBinary(ctx, b.options.root)
-	if err != nil {
-		return 0, "", err
+	program := b.options.PenstockBinary
+	if program == "" {
+		if program, err = penstockBinary(ctx, b.options.root); err != nil {
+			return 0, "", err
+		}
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = b.Folder
