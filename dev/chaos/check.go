@@ -168,7 +168,7 @@ func (c *checker) run(w Want) {
 			c.report("I3", "run %s says nothing of its step %s", id, step)
 			continue
 		}
-		c.truth(w, id, last, last.Result.Steps[i])
+		c.truth(w, id, last.Result.Steps[i])
 	}
 	allSucceeded := !slices.ContainsFunc(last.Result.Steps, func(s runs.StepResult) bool { return s.Outcome != runs.OutcomeSucceeded })
 	if allSucceeded != (last.Outcome == runs.OutcomeSucceeded) {
@@ -177,7 +177,7 @@ func (c *checker) run(w Want) {
 }
 
 // truth compares what a run says of a step with what the step's jobs came to.
-func (c *checker) truth(w Want, id string, run Execution, said runs.StepResult) {
+func (c *checker) truth(w Want, id string, said runs.StepResult) {
 	jobs, _ := c.attempts(w, said.Name)
 	var told []runs.JobResult
 	for _, a := range said.Attempts {

@@ -205,7 +205,8 @@ func (b *Bench) dumps(ctx context.Context) (map[string]int, error) {
 			return nil, fmt.Errorf("ask the %s for its goroutines: %w", name, err)
 		}
 		select {
-		case <-b.Died(): // as it was told to
+		case end := <-b.Died():
+			b.Say("as it was told to, %.60v", end)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for the goroutines of the %s: %w", name, ctx.Err())
 		}
