@@ -66,6 +66,8 @@ resource "google_service_account_iam_member" "operator_tokens" {
 
 # Eventarc's roles have no resource smaller than the project.
 resource "google_project_iam_member" "eventarc" {
+  count = anytrue([for f in local.entry_points : length(f.eventarc) > 0]) ? 1 : 0
+
   project = var.project.id
   role    = "roles/eventarc.eventReceiver"
   member  = google_service_account.push.member

@@ -147,7 +147,7 @@ resource "terraform_data" "pipelines" {
     }
 
     precondition {
-      condition     = length(setsubtract(keys(var.sources.buckets), local.trigger_buckets)) == 0 && length(setsubtract([for t in keys(var.sources.topics) : startswith(t, "projects/") ? t : "projects/${var.project.id}/topics/${t}"], local.trigger_topics)) == 0
+      condition     = length(setsubtract(keys(var.sources.buckets), local.trigger_buckets)) == 0 && length(setsubtract([for t in keys(var.sources.topics) : "projects/${var.project.id}/topics/${t}"], local.trigger_topics)) == 0
       error_message = "sources names buckets or topics that no file is triggered by. Correct the names, or remove them."
     }
 

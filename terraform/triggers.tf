@@ -35,7 +35,8 @@ locals {
       startswith(name, "projects/") ? "topic-${split("/", name)[3]}-${substr(sha256(name), 0, 6)}" : "bucket-${name}"
     )
   }
-  short = { for name in keys(local.slug) : name => "${trim(substr(replace(lower(split("/", name)[length(split("/", name)) - 1]), "/[^a-z0-9]+/", "-"), 0, 20), "-")}-${substr(sha256(name), 0, 6)}" }
+  # An Eventarc trigger's name has 63 characters at most.
+  short = { for name in keys(local.slug) : name => "${trim(substr(replace(lower(split("/", name)[length(split("/", name)) - 1]), "/[^a-z0-9]+/", "-"), 0, 10), "-")}-${substr(sha256(name), 0, 6)}" }
 
   pushed = var.delivery == "subscription"
 

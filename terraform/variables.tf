@@ -6,7 +6,7 @@ variable "project" {
   })
 
   validation {
-    condition     = can(regex("^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project.id))
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project.id))
     error_message = "project.id must be a project's ID, not its number or name: `gcloud projects list` says it."
   }
 
@@ -184,7 +184,7 @@ variable "retry" {
 
 variable "sources" {
   description = <<-EOT
-    What is to be known of the buckets and topics that the files name, by name (topics by ID, or by full name where they are in another project).
+    What is to be known of the buckets, and of the topics of this project, that the files name, by name.
       create    make it here; by default it is somebody else's and there already
       location  of a bucket: where it lies, for Eventarc triggers and for one that is made. Default: `region`
   EOT
@@ -198,6 +198,11 @@ variable "sources" {
     })), {})
   })
   default = {}
+
+  validation {
+    condition     = alltrue([for t in keys(var.sources.topics) : can(regex("^[A-Za-z][A-Za-z0-9._~+%-]{2,254}$", t))])
+    error_message = "sources.topics must name topics of this project by ID: another project's are made there."
+  }
 }
 
 variable "events" {

@@ -65,6 +65,25 @@ run "eventarc_forgets_after_a_day" {
   }
 }
 
+run "the_longest_names_fit" {
+  command = plan
+
+  variables {
+    delivery   = "eventarc"
+    deployment = "abcdefghijkl"
+    pipelines  = "tests/pipelines/long_names"
+  }
+
+  assert {
+    condition     = alltrue(flatten([for t in module.trigger : [for name in keys(t.eventarc_subscriptions) : length("${t.name}-${name}") <= 63]]))
+    error_message = "Eventarc takes names of 63 characters: ${join(", ", flatten([for t in module.trigger : [for name in keys(t.eventarc_subscriptions) : "${t.name}-${name}" if length("${t.name}-${name}") > 63]]))}"
+  }
+  assert {
+    condition     = alltrue([for a in google_service_account.function : length(a.account_id) <= 30]) && length(google_service_account.worker.account_id) <= 30
+    error_message = "An account's ID has 30 characters at most."
+  }
+}
+
 run "other_events" {
   command = apply
 

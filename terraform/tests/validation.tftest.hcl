@@ -216,6 +216,16 @@ run "events_kept_for_a_year" {
   expect_failures = [var.retry]
 }
 
+run "another_project_s_topic_as_a_source" {
+  command = plan
+
+  variables {
+    sources = { topics = { "projects/elsewhere/topics/ready" = { create = true } } }
+  }
+
+  expect_failures = [var.sources]
+}
+
 run "an_event_with_a_long_name" {
   command = plan
 
