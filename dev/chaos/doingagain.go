@@ -161,7 +161,7 @@ func redriveTwice() Scenario {
 				redrive,
 				redrive,
 				func() error {
-					if all := decided["started"] + decided["duplicate"]; decided["dead-lettered"] > 0 || all == 0 || all > 2*n {
+					if all := decided["started"] + decided["duplicate"]; decided["dead-lettered"] > 0 || all > 2*n { // none, where the first two were quick
 						b.Fail("the functions decided %v on what was redriven", decided)
 					}
 					var left redriven
