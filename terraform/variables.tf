@@ -325,7 +325,7 @@ variable "worker" {
   }
 
   validation {
-    condition     = var.worker.scaling == "fixed" || length(var.temporal.controllers) > 0
+    condition     = var.worker.scaling != "serverless" || length(var.temporal.controllers) > 0
     error_message = "worker.scaling is serverless, so temporal.controllers must name the identities that Temporal resizes pools with, such as serviceAccount:NAME@PROJECT.iam.gserviceaccount.com: Temporal Cloud shows them where compute is set up."
   }
 
