@@ -51,7 +51,7 @@ image-check: ## Build the image, and start and stop the worker from it
 ##@ Check
 
 .PHONY: test
-test: check-generated lint test-unit simulate test-e2e ## Run every check: what CI runs
+test: check-generated lint test-unit simulate test-e2e chaos-short ## Run every check: what CI runs
 
 .PHONY: test-unit
 test-unit: ## Test every package of every module, without the local stack
@@ -69,7 +69,7 @@ chaos: .penstock/bin/penstock-chaos ## Kill, starve and lie to all of it, and ch
 	@exec .penstock/bin/penstock-chaos $(if $(SCENARIO),-scenario "$(SCENARIO)") $(if $(SIZE),-size $(SIZE)) $(if $(SEED),-seed $(SEED)) $(ARGS)
 
 .PHONY: chaos-short
-chaos-short: .penstock/bin/penstock-chaos ## The same in little, for every commit: about a minute
+chaos-short: .penstock/bin/penstock-chaos ## The same in little, for every commit: a minute or two
 	@exec .penstock/bin/penstock-chaos -size short $(if $(SEED),-seed $(SEED)) $(ARGS)
 
 .PHONY: soak
