@@ -90,22 +90,24 @@ func Open(ctx context.Context, place string) (*Ledger, error) {
 // OpenFrom is Open for a program whose variables are not all in its environment:
 // getenv is asked for STORAGE_EMULATOR_HOST.
 func OpenFrom(ctx context.Context, place string, getenv func(string) string) (*Ledger, error) {
-	var s store
-	var err error
-	switch scheme, _, ok := strings.Cut(place, "://"); {
-	case place == "":
-		err = errors.New("no place is given; give a bucket as gs://BUCKET/PREFIX, or a local folder")
-	case ok && scheme == "gs":
-		s, err = openBucket(ctx, place, getenv)
-	case ok && scheme != "file":
-		err = fmt.Errorf("the scheme %q is unknown; give a bucket as gs://BUCKET/PREFIX, or a local folder", scheme)
-	default:
-		s, err = openFolder(strings.TrimPrefix(place, "file://"))
-	}
+	s, err := openStore(ctx, place, getenv)
 	if err != nil {
 		return nil, fmt.Errorf("open the ledger %q: %w", clip(place), err)
 	}
 	return &Ledger{place: place, store: s}, nil
+}
+
+func openStore(ctx context.Context, place string, getenv func(string) string) (store, error) {
+	switch scheme, _, ok := strings.Cut(place, "://"); {
+	case place == "":
+		return nil, errors.New("no place is given; give a bucket as gs://BUCKET/PREFIX, or a local folder")
+	case ok && scheme == "gs":
+		return openBucket(ctx, place, getenv)
+	case ok && scheme != "file":
+		return nil, fmt.Errorf("the scheme %q is unknown; give a bucket as gs://BUCKET/PREFIX, or a local folder", scheme)
+	default:
+		return openFolder(strings.TrimPrefix(place, "file://"))
+	}
 }
 
 // Close frees what Open took. No method may be called after it.

@@ -139,7 +139,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 invalid pipelines file, 4 objects
 		panic(err) // the flag is defined above
 	}
 	root.CompletionOptions.HiddenDefaultCmd = false
-	root.AddCommand(a.initCommand(), a.lintCommand(), a.explainCommand(), a.runsCommand(), a.describeCommand(), a.cancelCommand(), a.retryCommand(), a.dlqCommand(), a.reconcileCommand(), a.sweepCommand(), a.doctorCommand(), a.versionCommand())
+	root.AddCommand(a.initCommand(), a.lintCommand(), a.explainCommand(), a.runsCommand(), a.describeCommand(), a.cancelCommand(), a.retryCommand(), a.dlqCommand(), a.reconcileCommand(), a.sweepCommand(), a.setupCommand(), a.rollbackCommand(), a.buildsCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }
 
