@@ -16,7 +16,8 @@ var dataflowMutants = []Mutant{
 		return
 	}
 `,
-		New:      `	s.JobID = j.state.JobID`,
+		New: `	s.JobID = j.state.JobID
+`,
 		Scenario: "false-status", Size: Short, Invariant: "I3",
 	},
 	{

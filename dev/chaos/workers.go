@@ -117,12 +117,16 @@ func workersScaledIn() Scenario {
 	return Scenario{
 		Name:  "scaled-in",
 		What:  "two to four workers under load, of which now and then one is stopped, as a platform does that looks at queues alone: SIGTERM, and SIGKILL after 10 s. Others take over",
-		Bound: 45 * time.Second,
+		Bound: time.Minute,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("brief", "quick"), pipelineOf("slow", "seconds")),
-			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h"},
-			// Calls take as long as Dataflow's do, so that a stop finds some under way.
-			Faults: []faults.Rule{{Name: "slow-calls", At: faults.Dataflow, Fault: faults.Latency, Delay: faults.Duration(200 * time.Millisecond), Jitter: faults.Duration(800 * time.Millisecond)}},
+			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h", "PENSTOCK_CALL_TIMEOUT=12s", "PENSTOCK_LOOKUP_HORIZON=2s"},
+			// Calls take as long as Dataflow's do, so that a stop finds some under way; and the
+			// answers to some launches take longer than the 5 s that a stop leaves them.
+			Faults: []faults.Rule{
+				{Name: "slow-calls", At: faults.Dataflow, Fault: faults.Latency, Delay: faults.Duration(200 * time.Millisecond), Jitter: faults.Duration(800 * time.Millisecond)},
+				{Name: "late-answers", At: faults.Dataflow, Fault: faults.Latency, Delay: faults.Duration(9 * time.Second), Committed: true, Operation: "*.launch", Rate: Rate(0.15)},
+			},
 		},
 		Run: func(ctx context.Context, b *Bench) error {
 			names := []string{"worker", "worker-2", "worker-3", "worker-4"}
