@@ -95,7 +95,7 @@ var furtherMutants = []Mutant{
 		Name: "cancelled-launches-abandoned", OnRequest: true,
 		Removes: "the look for the job of an unanswered launch after a cancel", Program: "worker", File: "worker/launch.go",
 		Old:      `(doubt.IsZero() || !lookedAt.Before(doubt))`,
-		New:      `(doubt.IsZero() || !doubt.IsZero())`,
+		New:      `(doubt.IsZero() || !doubt.IsZero() || lookedAt.IsZero())`,
 		Scenario: "cancel-during-launch", Size: Short, Invariant: "left",
 	},
 	{

@@ -154,6 +154,15 @@ func (b *Bench) AwaitRunsClosed(ctx context.Context, events []Event) error {
 	})
 }
 
+// closedRecord is the evidence once all runs are closed. Temporal's lists, of which it
+// is made, lag behind what Temporal tells of a single run.
+func (b *Bench) closedRecord(ctx context.Context) (Record, error) {
+	if err := b.AwaitClosed(ctx); err != nil {
+		return Record{}, err
+	}
+	return b.Record(ctx)
+}
+
 // AwaitJobKnown waits until the workflow of a step's first job has had the answer to its
 // launch, in an execution that is not among those before.
 func (b *Bench) AwaitJobKnown(ctx context.Context, events []Event, step string, before map[string]bool) error {

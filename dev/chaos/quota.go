@@ -44,7 +44,6 @@ func quota() Scenario {
 				func() error {
 					return b.Deliver(ctx, Load{Events: refuse, Over: time.Duration(n) * 80 * time.Millisecond})
 				},
-				func() error { return b.AwaitClosed(ctx) },
 				func() error { return b.metTheQuota(ctx, refuse) },
 			)
 		},
@@ -53,7 +52,7 @@ func quota() Scenario {
 
 // metTheQuota finds that no launch was refused, or that a refusal used up an attempt.
 func (b *Bench) metTheQuota(ctx context.Context, refused []Event) error {
-	r, err := b.Record(ctx)
+	r, err := b.closedRecord(ctx)
 	if err != nil {
 		return err
 	}
