@@ -25,8 +25,9 @@ var delivery = []Scenario{
 		Alone: true,
 		// There is no fault to recover from: it is how long so many runs take, and three
 		// times that on a machine that others use as well.
-		Bound: 5 * time.Minute,
-		Setup: Setup{Env: []string{patient}},
+		Bound:  5 * time.Minute,
+		Within: 10 * time.Minute,
+		Setup:  Setup{Env: []string{patient}},
 		Run: func(ctx context.Context, b *Bench) error {
 			events := b.Objects("orders", b.N(1000))
 			return b.Deliver(ctx, Load{Events: b.Shuffle(Repeat(events, 5)), Senders: 32})
@@ -47,9 +48,10 @@ var delivery = []Scenario{
 	},
 	{
 		Name:  "poison",
+		Alone: true,
 		What:  "One event in twenty can never be handled: it becomes a dead letter, and the others run.",
 		Short: true,
-		Bound: 2 * time.Minute,
+		Bound: 4 * time.Minute, // as in duplicates
 		Setup: Setup{Pipelines: map[string]string{"orders.yaml": Orders, "exports.yaml": exports}, Env: []string{patient}},
 		Run:   poison,
 	},
