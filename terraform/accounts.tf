@@ -50,7 +50,7 @@ resource "google_service_account" "invoker" {
 
 # Pub/Sub signs the tokens of pushes as the push identity.
 resource "google_service_account_iam_member" "push_tokens" {
-  service_account_id = google_service_account.push.name
+  service_account_id = local.deployed_accounts["push"]
   role               = "roles/iam.serviceAccountTokenCreator"
   member             = "serviceAccount:service-${var.project.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
 }
@@ -59,7 +59,7 @@ resource "google_service_account_iam_member" "push_tokens" {
 resource "google_service_account_iam_member" "operator_tokens" {
   for_each = toset(var.operators)
 
-  service_account_id = google_service_account.push.name
+  service_account_id = local.deployed_accounts["push"]
   role               = "roles/iam.serviceAccountOpenIdTokenCreator"
   member             = each.value
 }
@@ -119,7 +119,7 @@ resource "google_project_iam_custom_role" "worker" {
 
 resource "google_project_iam_member" "worker" {
   project = var.project.id
-  role    = google_project_iam_custom_role.worker.id
+  role    = "projects/${var.project.id}/roles/${google_project_iam_custom_role.worker.role_id}"
   member  = google_service_account.worker.member
 }
 
@@ -151,18 +151,21 @@ resource "google_service_account_iam_member" "deployer" {
     "${pair[0]} ${pair[1]}" => { member = pair[0], account = pair[1] }
   }
 
-  service_account_id = lookup(local.deployed_accounts, each.value.account)
+  service_account_id = local.deployed_accounts[each.value.account]
   role               = "roles/iam.serviceAccountUser"
   member             = each.value.member
 }
 
 locals {
+  # Full names are written out, so that a plan says them and can be checked: Google's own are known after the apply only.
+  accounts = "projects/${var.project.id}/serviceAccounts"
+
   deployed_accounts = merge(
-    { for name, a in google_service_account.function : name => a.name },
+    { for name, a in google_service_account.function : name => "${local.accounts}/${a.email}" },
     {
-      push   = google_service_account.push.name
-      build  = google_service_account.build.name
-      worker = google_service_account.worker.name
+      push   = "${local.accounts}/${google_service_account.push.email}"
+      build  = "${local.accounts}/${google_service_account.build.email}"
+      worker = "${local.accounts}/${google_service_account.worker.email}"
     },
   )
 }

@@ -151,12 +151,12 @@ module "worker" {
   )
   runner = {
     email = google_service_account.worker.email
-    id    = google_service_account.worker.name
+    id    = local.deployed_accounts["worker"]
   }
   invoker = var.worker.scaling == "serverless" ? {
     email     = google_service_account.invoker[0].email
-    id        = google_service_account.invoker[0].name
-    role      = google_project_iam_custom_role.scaler[0].id
+    id        = "${local.accounts}/${google_service_account.invoker[0].email}"
+    role      = "projects/${var.project.id}/roles/${google_project_iam_custom_role.scaler[0].role_id}"
     callers   = var.temporal.controllers
     max_count = var.worker.max_instances
   } : null

@@ -105,8 +105,8 @@ module "trigger" {
   }
   build = {
     runtime    = var.functions.runtime
-    account    = google_service_account.build.name
-    repository = google_artifact_registry_repository.functions.id
+    account    = local.deployed_accounts["build"]
+    repository = "projects/${var.project.id}/locations/${var.region}/repositories/${google_artifact_registry_repository.functions.repository_id}"
   }
   runtime = merge(var.functions, { account = google_service_account.function[each.key].email })
   environment = merge(module.temporal_connection.environment, {
@@ -162,5 +162,5 @@ resource "google_pubsub_topic" "source" {
 
 locals {
   # A topic that is made here is known once it is.
-  topic = { for t in local.trigger_topics : t => try(google_pubsub_topic.source[t].id, t) }
+  topic = { for t in local.trigger_topics : t => try("projects/${var.project.id}/topics/${google_pubsub_topic.source[t].name}", t) }
 }

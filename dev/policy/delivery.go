@@ -137,11 +137,7 @@ var delivery = []Rule{
 			}
 			triggers := map[string]int{}
 			for _, r := range p.of(typeEventarc) {
-				criteria := map[string]string{}
-				for i := range r.list("matching_criteria") {
-					at := "matching_criteria." + strconv.Itoa(i)
-					criteria[r.text(at+".attribute")] = r.text(at + ".value")
-				}
+				criteria := criteria(r)
 				if criteria["type"] != "google.cloud.dataflow.job.v1beta3.statusChanged" || r.text("destination.0.cloud_run_service.0.service") != status {
 					continue
 				}

@@ -28,7 +28,7 @@ type Rule struct {
 type report func(address, format string, args ...any)
 
 // Rules lists the rules, in the order that they are told in.
-func Rules() []Rule { return slices.Concat(exposure, identities, delivery, safekeeping) }
+func Rules() []Rule { return slices.Concat(exposure, identities, sources, delivery, safekeeping) }
 
 // Check lists what in the plan breaks a rule.
 func Check(p *Plan) []Violation {

@@ -129,6 +129,67 @@ steps:
 	}
 }
 
+func TestWhatFilesAreTriggeredByArrives(t *testing.T) {
+	file, problems := pipeline.Parse("a.yaml", []byte(`
+name: a
+purpose: Test.
+owner: me@example.com
+on:
+  - storage: {bucket: landing, object: "orders/{day}.csv", kinds: [finalized, deleted]}
+  - pubsub: {topic: ready}
+  - event: {type: com.example.done}
+workflow: {type: W, taskQueue: q}
+`))
+	if problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	notification := func(prefix, kinds string) string {
+		return resource("google_storage_notification", "n", `{"bucket":"landing","topic":"projects/p/topics/n","object_name_prefix":`+prefix+`,"event_types":[`+kinds+`]}`)
+	}
+	push := func(topic string) string {
+		return resource(typeSubscription, "s", `{"topic":"projects/p/topics/`+topic+`","push_config":[{}]}`)
+	}
+	trigger := func(kind, more string) string {
+		return resource(typeEventarc, "t", `{"matching_criteria":[{"attribute":"type","value":"`+kind+`"}`+more+`]}`)
+	}
+	both, done := `"OBJECT_FINALIZE","OBJECT_DELETE"`, trigger("com.example.done", "")
+	for name, tc := range map[string]struct {
+		resources []string
+		missing   []string
+	}{
+		"by subscription":                       {[]string{notification("null", both), push("n"), push("ready"), done}, nil},
+		"below the pattern's literal beginning": {[]string{notification(`"orders/"`, both), push("n"), push("ready"), done}, nil},
+		"below another prefix":                  {[]string{notification(`"orders/eu"`, both), push("n"), push("ready"), done}, []string{"finalized", "deleted"}},
+		"of one change":                         {[]string{notification("null", `"OBJECT_FINALIZE"`), push("n"), push("ready"), done}, []string{"deleted"}},
+		"to a topic that nobody reads":          {[]string{notification("null", both), push("ready"), done}, []string{"finalized", "deleted"}},
+		"without the topic and the event":       {[]string{notification("null", both), push("n")}, []string{"ready", "com.example.done"}},
+		"by Eventarc": {[]string{
+			trigger("google.cloud.storage.object.v1.finalized", `,{"attribute":"bucket","value":"landing"}`),
+			trigger("google.cloud.storage.object.v1.deleted", `,{"attribute":"bucket","value":"another"}`),
+			resource(typeEventarc, "t", `{"transport":[{"pubsub":[{"topic":"projects/p/topics/ready"}]}]}`), done,
+		}, []string{"deleted"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := planned(t, tc.resources...)
+			p.Pipelines = []*pipeline.Pipeline{file}
+			var got []string
+			for _, v := range Check(p) {
+				if v.Rule == "sources-delivered" {
+					got = append(got, v.Message)
+				}
+			}
+			if len(got) != len(tc.missing) {
+				t.Fatalf("missing %q, want %q", got, tc.missing)
+			}
+			for i, want := range tc.missing {
+				if !strings.Contains(got[i], want) {
+					t.Errorf("missing %q, want %q", got[i], want)
+				}
+			}
+		})
+	}
+}
+
 func TestReadKnowsWhatIsUnknown(t *testing.T) {
 	p := planned(t,
 		`{"address":"s","mode":"managed","type":"google_pubsub_subscription","change":{"actions":["create"],

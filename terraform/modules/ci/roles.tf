@@ -87,6 +87,6 @@ resource "google_project_iam_custom_role" "secrets" {
 
 resource "google_project_iam_member" "deployer_secrets" {
   project = var.project.id
-  role    = google_project_iam_custom_role.secrets.id
+  role    = "projects/${var.project.id}/roles/${google_project_iam_custom_role.secrets.role_id}"
   member  = google_service_account.deployer.member
 }

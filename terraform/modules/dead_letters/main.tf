@@ -1,3 +1,8 @@
+locals {
+  # Written out, so that a plan says it and can be checked: Google's own IDs are known after the apply only.
+  topic = "projects/${var.project.id}/topics/${google_pubsub_topic.this.name}"
+}
+
 # Where events wait that nothing could be done with, and those whose deliveries all failed.
 resource "google_pubsub_topic" "this" {
   project         = var.project.id
@@ -10,7 +15,7 @@ resource "google_pubsub_topic" "this" {
 resource "google_pubsub_subscription" "this" {
   project         = var.project.id
   name            = var.name
-  topic           = google_pubsub_topic.this.id
+  topic           = local.topic
   labels          = var.labels
   deletion_policy = var.protected ? "PREVENT" : "DELETE"
 

@@ -1,9 +1,9 @@
 output "topic" {
   description = "The topic's full name, for PENSTOCK_DEAD_LETTER_TOPIC."
-  value       = google_pubsub_topic.this.id
+  value       = local.topic
 }
 
 output "subscription" {
   description = "The subscription's full name, for PENSTOCK_DEAD_LETTER_SUBSCRIPTION."
-  value       = google_pubsub_subscription.this.id
+  value       = "projects/${var.project.id}/subscriptions/${google_pubsub_subscription.this.name}"
 }

@@ -17,7 +17,9 @@ resource "google_service_account" "this" {
 }
 
 resource "google_service_account_iam_member" "worker" {
-  service_account_id = local.ours ? google_service_account.this[0].name : local.id
+  service_account_id = local.id
   role               = "roles/iam.serviceAccountUser"
   member             = "serviceAccount:${var.worker}"
+
+  depends_on = [google_service_account.this]
 }

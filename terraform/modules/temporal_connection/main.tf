@@ -48,7 +48,7 @@ resource "google_secret_manager_secret" "this" {
     for_each = google_pubsub_topic.rotation
 
     content {
-      name = topics.value.id
+      name = "projects/${var.project.id}/topics/${topics.value.name}"
     }
   }
 
@@ -92,7 +92,7 @@ resource "google_pubsub_subscription" "rotation" {
 
   project = var.project.id
   name    = "${var.name}-rotation"
-  topic   = google_pubsub_topic.rotation[0].id
+  topic   = "projects/${var.project.id}/topics/${google_pubsub_topic.rotation[0].name}"
   labels  = var.labels
 
   message_retention_duration = "2678400s"

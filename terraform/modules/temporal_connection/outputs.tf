@@ -28,5 +28,5 @@ output "secrets" {
 
 output "rotation_subscription" {
   description = "The full name of the subscription that says when to rotate; null without rotation."
-  value       = one(google_pubsub_subscription.rotation[*].id)
+  value       = one([for s in google_pubsub_subscription.rotation : "projects/${var.project.id}/subscriptions/${s.name}"])
 }

@@ -9,7 +9,7 @@ locals {
     metadataUpdated = "OBJECT_METADATA_UPDATE"
   }
 
-  topics = { for name, s in var.subscriptions : name => s.bucket != null ? google_pubsub_topic.bucket[name].id : s.topic }
+  topics = { for name, s in var.subscriptions : name => s.bucket != null ? "projects/${var.project.id}/topics/${google_pubsub_topic.bucket[name].name}" : s.topic }
 
   # Without the path that the framework would take for another function: all of a function's events arrive at /.
   endpoint = "${google_cloudfunctions2_function.this.service_config[0].uri}/"
