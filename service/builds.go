@@ -228,7 +228,7 @@ func (s *State) update(ctx context.Context, change func(map[string]Build) (bool,
 func (s *State) buildsName() string { return s.deployment + "/builds.json" }
 
 func (s *State) readBuilds(ctx context.Context) (builds, int64, error) {
-	b := builds{Version: stateVersion}
+	var b builds
 	data, generation, err := s.objects.Read(ctx, s.buildsName())
 	switch {
 	case errors.Is(err, ledger.ErrNotFound):
@@ -239,7 +239,7 @@ func (s *State) readBuilds(ctx context.Context) (builds, int64, error) {
 			return b, 0, fmt.Errorf("read the live builds of deployment %s: %s: %w", s.deployment, s.objects.URL(s.buildsName()), err)
 		}
 	}
-	if b.Builds == nil {
+	if b.Version = stateVersion; b.Builds == nil {
 		b.Builds = map[string]Build{}
 	}
 	return b, generation, nil
