@@ -40,4 +40,11 @@ var dataflowMutants = []Mutant{
 		New:      `		e.Violations = a.violations`,
 		Scenario: "throttled", Size: Short, Invariant: "own",
 	},
+	{
+		Name:    "launch-past-the-deadline",
+		Removes: "the deadline after which an activity writes nothing", Program: "worker", File: "worker/activities.go",
+		Old:      `	return a.tryLaunch(ctx, req), nil`,
+		New:      `	return a.tryLaunch(context.WithoutCancel(ctx), req), nil`,
+		Scenario: "paused-worker", Size: Short, Invariant: "I1",
+	},
 }

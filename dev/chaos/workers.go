@@ -20,7 +20,7 @@ var workers = slices.Concat(workerKills(), []Scenario{
 func workerPaused() Scenario {
 	const (
 		lookUp = "parked-look-up"
-		within = 60 * time.Second // activities of the sleeper time out (5 s), the horizon (5 + 4 s), tasks that it holds (10 s)
+		within = 60 * time.Second // activities of the sleeper time out (4 s), the horizon (4 + 1 s), tasks that it holds (10 s)
 	)
 	return Scenario{
 		Name:  "paused-worker",
@@ -28,7 +28,7 @@ func workerPaused() Scenario {
 		Bound: 20 * time.Second,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("parked", "quick")),
-			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h"},
+			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h", "PENSTOCK_CALL_TIMEOUT=4s", "PENSTOCK_LOOKUP_HORIZON=1s"},
 			// Not `hang`: when the rule ends, its answers go to the sleeper.
 			Faults: []faults.Rule{{
 				Name: lookUp, At: faults.Dataflow, Fault: faults.Latency, Delay: faults.Duration(time.Hour), Committed: true,
