@@ -145,8 +145,10 @@ image is refused, as runs may be pinned to it.`,
 	a.flagState(cmd, &place)
 	cmd.Flags().StringVar(&b.Image, "image", "", "its container image, by digest: REGISTRY/REPOSITORY@sha256:…")
 	cmd.Flags().StringVar(&b.Pool, "pool", "", "the worker pool that is its own, to be checked by setup")
-	must(cmd.MarkFlagRequired("image"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if b.Image == "" {
+			return usage("which image is it? Give --image, by digest: scripts/build-image prints it")
+		}
 		state, err := a.state(cmd.Context(), place, *deployment)
 		if err != nil {
 			return err

@@ -43,10 +43,14 @@ Temporal is to resize; waits until the worker polls; makes the build current.`,
 	flags.IntVar(&o.Compute.Min, "min", 0, "serverless: least instances")
 	flags.IntVar(&o.Compute.Max, "max", 0, "serverless: most instances (default Temporal's)")
 	flags.DurationVar(&o.Timeout, "timeout", defaultUp, "how long the worker may take to come up")
-	must(cmd.RegisterFlagCompletionFunc("scaling", cobra.FixedCompletions([]string{string(service.ScalingFixed), string(service.ScalingServerless)}, cobra.ShellCompDirectiveNoFileComp)))
-	must(cmd.MarkFlagRequired("build"))
+	if err := cmd.RegisterFlagCompletionFunc("scaling", cobra.FixedCompletions([]string{string(service.ScalingFixed), string(service.ScalingServerless)}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag is defined above
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
+		if o.Build == "" {
+			return usage("which build? Give --build, the worker's TEMPORAL_WORKER_BUILD_ID")
+		}
 		o.Scaling, o.By, o.Progress = service.Scaling(scaling), a.by(*deployment), a.progress
 		if o.Project = cmp.Or(o.Project, a.env.get("GOOGLE_CLOUD_PROJECT")); o.Project == "" {
 			return usage("whose jobs? Set GOOGLE_CLOUD_PROJECT or --project to the project's ID")
@@ -164,10 +168,3 @@ func (a *app) printRollback(r *service.Rollback) {
 
 // progress tells on standard error what is waited for.
 func (a *app) progress(text string) { fmt.Fprintln(a.std.Err, "waiting: "+clean(text)) }
-
-// must is for definitions of flags, which fail only when they are wrong.
-func must(err error) {
-	if err != nil {
-		panic(err)
-	}
-}
