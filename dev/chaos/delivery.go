@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,8 +30,15 @@ var delivery = []Scenario{
 		Within: 10 * time.Minute,
 		Setup:  Setup{Env: []string{patient}},
 		Run: func(ctx context.Context, b *Bench) error {
+			// Three deliveries of each come close together, in bursts, and two more when its run may be over.
 			events := b.Objects("orders", b.N(1000))
-			return b.Deliver(ctx, Load{Events: b.Shuffle(Repeat(events, 5)), Senders: 32})
+			const burst = 100
+			var deliveries []Event
+			for block := range slices.Chunk(events, burst) {
+				deliveries = append(deliveries, b.Shuffle(Repeat(block, 3))...)
+			}
+			deliveries = append(deliveries, b.Shuffle(Repeat(events, 2))...)
+			return b.Deliver(ctx, Load{Events: deliveries, Senders: 32, Burst: 3 * burst, Over: pace(len(events)) * 5 / 3})
 		},
 	},
 	{
@@ -67,6 +75,10 @@ var delivery = []Scenario{
 // patient keeps the safety timers, which are made short for jobs whose news is lost, out
 // of a load that takes longer than they wait.
 const patient = "PENSTOCK_SAFETY_INTERVAL=5m"
+
+// pace is how long n runs are to take to come in: much faster, and a Temporal server on
+// SQLite spends its time on work that it gives up, where a machine is slow or shared.
+func pace(n int) time.Duration { return time.Duration(n) * 50 * time.Millisecond }
 
 // functionsKilled parks 50 deliveries in one direction of the functions' connection to
 // Temporal, kills the functions there, and lets them come back.
@@ -157,7 +169,7 @@ func poison(ctx context.Context, b *Bench) error {
 	for i := range bad {
 		events = append(events, b.poisonous(i))
 	}
-	return b.Deliver(ctx, Load{Events: b.Shuffle(Repeat(events, 2))})
+	return b.Deliver(ctx, Load{Events: b.Shuffle(Repeat(events, 2)), Over: pace(n)})
 }
 
 // poisonous is the nth event that nobody can handle. Its deliveries are the same, byte by byte.
@@ -199,7 +211,7 @@ var reports = strings.NewReplacer("name: orders", "name: reports", `"orders/**"`
 func badFile(ctx context.Context, b *Bench) error {
 	n := b.N(60)
 	both := func() []Event { return b.Shuffle(append(b.Objects("orders", n), b.Objects("reports", n)...)) }
-	if err := b.Deliver(ctx, Load{Events: both()}); err != nil {
+	if err := b.Deliver(ctx, Load{Events: both(), Over: pace(2 * n)}); err != nil {
 		return err
 	}
 
@@ -211,7 +223,7 @@ func badFile(ctx context.Context, b *Bench) error {
 	if err := b.Sleep(ctx, 2*time.Second); err != nil { // the folder is looked at once a second
 		return err
 	}
-	if err := b.Deliver(ctx, Load{Events: both()}); err != nil {
+	if err := b.Deliver(ctx, Load{Events: both(), Over: pace(2 * n)}); err != nil {
 		return err
 	}
 	if !strings.Contains(b.Logs("functions"), "its last good version stays in force") {
@@ -236,7 +248,7 @@ func badFile(ctx context.Context, b *Bench) error {
 			return err
 		}
 		events := both()
-		sending := b.Send(ctx, Load{Events: events})
+		sending := b.Send(ctx, Load{Events: events, Over: pace(2 * n)})
 		if story.what == "new functions find its last good version" {
 			if err := sending.Wait(); err != nil {
 				return err

@@ -24,6 +24,8 @@ type Load struct {
 	Senders int
 	// Over spreads the first attempts over so long. 0: as fast as they are answered.
 	Over time.Duration
+	// Burst is how many are sent at once, one burst after the other. 0: 1.
+	Burst int
 	// Attempts is how often one is tried before the subscription keeps it as a dead letter. 0: for ever.
 	Attempts int
 	// To is the base URL. Default: the stack's functions.
@@ -168,7 +170,7 @@ func (b *Bench) send(ctx context.Context, l Load, deliveries []*outgoing, draw *
 	began := time.Now()
 	for i, d := range deliveries {
 		if l.Over > 0 {
-			at := time.Duration(i) * l.Over / time.Duration(len(deliveries))
+			at := time.Duration(i-i%max(l.Burst, 1)) * l.Over / time.Duration(len(deliveries))
 			select {
 			case <-time.After(time.Until(began.Add(at))):
 			case <-ctx.Done():
