@@ -235,31 +235,35 @@ func runResetAfterChildEnd() Scenario {
 func cancelDuringLaunch() Scenario {
 	return Scenario{
 		Name:  "cancel-during-launch",
-		What:  "runs are cancelled while their launch is under way: it takes effect and is not answered, it never takes effect, or it is slow. What was launched is cancelled and named, and nothing is launched after",
+		What:  "runs are cancelled while their launch is under way: it takes effect and is not answered, and its job's status events come or are lost; it never takes effect; or it is slow. What was launched is cancelled and named, and nothing is launched after",
 		Short: true,
 		Bound: 30 * time.Second,
 		Setup: Setup{
-			Pipelines: files(pipelineOf("kept", "endless"), pipelineOf("lost", "endless"), pipelineOf("slow", "endless")),
+			Pipelines: files(pipelineOf("kept", "endless"), pipelineOf("unheard", "endless"), pipelineOf("lost", "endless"), pipelineOf("slow", "endless")),
 			Faults: []faults.Rule{
-				unanswered("kept", true), unanswered("lost", false),
+				unanswered("kept", true), unanswered("unheard", true), unanswered("lost", false),
+				{Name: "unheard", At: faults.Events, Fault: faults.Lose, Operation: "job-status", Subject: Deployment + "-unheard-*"},
 				{Name: "slow", At: faults.Dataflow, Fault: faults.Latency, Delay: faults.Duration(2 * time.Second), Operation: "*.launch", Subject: Deployment + "-slow-*"},
 			},
 		},
 		Run: func(ctx context.Context, b *Bench) error {
-			n := b.N(30) / 3
+			n := max(b.N(40)/4, 1)
 			var all []Event
-			for _, pipeline := range []string{"kept", "lost", "slow"} {
+			for _, pipeline := range []string{"kept", "unheard", "lost", "slow"} {
 				all = append(all, outcome(b.Objects(pipeline, n), runs.OutcomeCancelled)...)
 			}
 			return inTurn(
 				func() error { return b.Deliver(ctx, Load{Events: all}) },
 				func() error { return b.AwaitStruck(ctx, "unanswered-kept", n) },
+				func() error { return b.AwaitStruck(ctx, "unanswered-unheard", n) },
 				func() error { return b.AwaitStruck(ctx, "unanswered-lost", n) },
 				func() error {
 					b.Say("cancel %d runs", len(all))
 					return each(all, func(e Event) error { return b.Cancel(ctx, e) })
 				},
 				func() error { return b.EndFault("unanswered-kept") },
+				func() error { return b.EndFault("unanswered-unheard") },
+				func() error { return b.EndFault("unheard") },
 				func() error { return b.EndFault("unanswered-lost") },
 				func() error { return b.EndFault("slow") },
 			)
