@@ -43,6 +43,31 @@ var identities = []Rule{
 		}, typeProjectGrant),
 	},
 	{
+		Name: "deployer-suffices", Says: "lets whoever deploys it grant the roles on the project that it grants",
+		check: func(p *Plan, bad report) {
+			for _, admin := range p.of(typeProjectGrant) {
+				listed := admin.text("condition.0.expression")
+				if admin.text("role") != "roles/resourcemanager.projectIamAdmin" || listed == "" {
+					continue
+				}
+				// Beside it are the deployer's own rights, which it is not to change.
+				own := admin.Address[:strings.Index(admin.Address, admin.Type)]
+				for _, r := range p.of(typeProjectGrant) {
+					if own != "" && strings.HasPrefix(r.Address, own) {
+						continue
+					}
+					if role := r.text("role"); !strings.Contains(listed, "'"+role+"'") {
+						bad(r.Address, "%s may not grant %s, so that it cannot deploy this: add the role to its condition", admin.text("member"), role)
+					}
+				}
+			}
+		},
+		twin: breaks(func(r *Resource) bool {
+			listed := r.text("condition.0.expression")
+			return strings.Contains(listed, "'roles/dataflow.worker'") && set("condition.0.expression", strings.ReplaceAll(listed, "'roles/dataflow.worker'", "'roles/dataflow.viewer'"))(r)
+		}, typeProjectGrant),
+	},
+	{
 		Name: "own-accounts", Says: "runs each function and pool as an account of its own",
 		check: func(p *Plan, bad report) {
 			seen := map[string]string{}
