@@ -39,7 +39,7 @@ func twoDeployments() Scenario {
 			cancelled, orphaned := outcome(b.Objects("cancelled", n), runs.OutcomeCancelled), outcome(b.Objects("orphaned", n), Terminated)
 			all := slices.Concat(brief, kept, cancelled, orphaned)
 			parked := slices.Concat(kept, cancelled, orphaned)
-			there := inDeployment(neighbour, all)
+			there := atNeighbour(all)
 			other, err := b.AddDeployment(ctx, neighbour, b.PipelinesDir)
 			if err != nil {
 				return err
@@ -48,7 +48,7 @@ func twoDeployments() Scenario {
 				func() error { return b.Deliver(ctx, Load{Events: all}) },
 				func() error { return b.Deliver(ctx, Load{Events: there, To: other.Functions.URL()}) },
 				func() error { return b.AwaitJobKnown(ctx, parked, only, nil) },
-				func() error { return b.AwaitJobKnown(ctx, inDeployment(neighbour, parked), only, nil) },
+				func() error { return b.AwaitJobKnown(ctx, atNeighbour(parked), only, nil) },
 				func() error { return each(cancelled, func(e Event) error { return b.Cancel(ctx, e) }) },
 				// The neighbour's sweep comes first: it is to leave alone what is not its own.
 				func() error { return b.abandon(ctx, orphaned) },
@@ -58,14 +58,14 @@ func twoDeployments() Scenario {
 				func() error { return b.cancelledBySweep(ctx, orphaned) },
 				// And now the other way round, with both at it.
 				func() error {
-					return each(inDeployment(neighbour, cancelled), func(e Event) error { return b.Cancel(ctx, e) })
+					return each(atNeighbour(cancelled), func(e Event) error { return b.Cancel(ctx, e) })
 				},
-				func() error { return b.abandon(ctx, inDeployment(neighbour, orphaned)) },
+				func() error { return b.abandon(ctx, atNeighbour(orphaned)) },
 				func() error { return b.Sweep(ctx, Deployment) },
-				func() error { return b.stillRun(inDeployment(neighbour, orphaned)) },
+				func() error { return b.stillRun(atNeighbour(orphaned)) },
 				func() error { return b.Sweep(ctx, neighbour) },
-				func() error { return b.cancelledBySweep(ctx, inDeployment(neighbour, orphaned)) },
-				func() error { return b.stillRun(slices.Concat(kept, inDeployment(neighbour, kept))) },
+				func() error { return b.cancelledBySweep(ctx, atNeighbour(orphaned)) },
+				func() error { return b.stillRun(slices.Concat(kept, atNeighbour(kept))) },
 				func() error { return b.EndFault("held-held") },
 				func() error { return b.EndFault("held-there") },
 			)
@@ -154,11 +154,11 @@ func (b *Bench) resetUnderSweep(ctx context.Context, events []Event, times int, 
 	return nil
 }
 
-// inDeployment are the same events as another deployment gets them.
-func inDeployment(id string, events []Event) []Event {
+// atNeighbour are the same events as the neighbour gets them.
+func atNeighbour(events []Event) []Event {
 	events = slices.Clone(events)
 	for i := range events {
-		events[i].Deployment = id
+		events[i].Deployment = neighbour
 	}
 	return events
 }
