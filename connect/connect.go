@@ -31,10 +31,12 @@ func Options(identity string, logger *slog.Logger) (client.Options, error) {
 
 // OptionsFrom is Options with another environment than the process's.
 func OptionsFrom(env envconfig.EnvLookup, identity string, logger *slog.Logger) (client.Options, error) {
-	return options(env, identity, logger, time.Now)
+	return OptionsAt(env, identity, logger, time.Now)
 }
 
-func options(env envconfig.EnvLookup, identity string, logger *slog.Logger, now func() time.Time) (client.Options, error) {
+// OptionsAt is OptionsFrom by another clock than the machine's, which decides when a credential is read again: for
+// whoever has to see what happens when it is.
+func OptionsAt(env envconfig.EnvLookup, identity string, logger *slog.Logger, now func() time.Time) (client.Options, error) {
 	if logger == nil {
 		logger = slog.Default()
 	}

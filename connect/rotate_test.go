@@ -99,7 +99,7 @@ func TestAnAPIKeyFileThatCannotBeUsedIsToldWithoutItsContents(t *testing.T) {
 		"too long":  write(t, "long", strings.Repeat("s3cret", maxKey)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := options(environment{EnvAPIKeyFile: path}, "test", slog.New(slog.DiscardHandler), time.Now)
+			_, err := OptionsAt(environment{EnvAPIKeyFile: path}, "test", slog.New(slog.DiscardHandler), time.Now)
 			if err == nil || !strings.Contains(err.Error(), EnvAPIKeyFile) || strings.Contains(err.Error(), "s3cret") {
 				t.Errorf("got %v; want an error that names %s and not the key", err, EnvAPIKeyFile)
 			}
@@ -140,7 +140,7 @@ func (c *clock) advance(d time.Duration) {
 func dialTest(t *testing.T, env environment, clock *clock) client.Client {
 	t.Helper()
 	env["TEMPORAL_CONFIG_FILE"] = os.DevNull
-	o, err := options(env, "test", slog.New(slog.DiscardHandler), clock.now)
+	o, err := OptionsAt(env, "test", slog.New(slog.DiscardHandler), clock.now)
 	if err != nil {
 		t.Fatal(err)
 	}
