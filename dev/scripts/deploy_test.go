@@ -1,0 +1,248 @@
+package scripts
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	newImage = "registry/images/worker@sha256:" + newDigest
+	kept     = "ROOT/.penstock/deploy/prod"
+	folder   = "terraform -chdir=ROOT/deploy/prod "
+	archive  = "-var=functions_archive=" + kept + "/functions-0123.zip"
+	putBack  = folder + "apply -no-color -auto-approve -target=module.penstock.module.worker -var-file=" + kept + "/builds.tfvars.json " + archive
+)
+
+func TestADeploymentDoesOneThingAfterTheOther(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	r := y.run(t, nil, "deploy", "--yes", "--canary", "gs://acme-landing/canary/*.csv")
+	r.wantStatus(t, 0)
+	wantCalls(t, slices.DeleteFunc(r.calls, func(c string) bool { return strings.HasPrefix(c, "go ") || strings.Contains(c, " init ") }),
+		"build-image",
+		"crane digest "+newImage,
+		"crane push ROOT/.penstock/image/oci registry/images/worker:"+newBuild,
+		"cosign verify --certificate-identity-regexp . --certificate-oidc-issuer-regexp . "+newImage,
+		"cosign sign --yes "+newImage,
+		"cosign verify-attestation --type spdxjson --certificate-identity-regexp . --certificate-oidc-issuer-regexp . "+newImage,
+		"cosign attest --yes --type spdxjson --predicate ROOT/.penstock/image/sbom.spdx.json "+newImage,
+		"penstock lint ROOT/deploy/prod/pipelines",
+		"stage-functions -pipelines ROOT/deploy/prod/pipelines -zip "+kept+"/functions",
+		folder+"output -json",
+		folder+"plan -no-color -detailed-exitcode -out="+kept+"/plan -var-file="+kept+"/builds.tfvars.json "+archive,
+		"penstock builds add "+newBuild+" --image "+newImage, // before there is a pool of it
+		folder+"apply -no-color "+kept+"/plan",
+		folder+"output -json",
+		"gcloud secrets versions access latest --secret=penstock-prod-temporal-api-key --project=acme-data",
+		"penstock setup --build "+newBuild+" --deployment-name penstock-prod --scaling fixed -o json",
+		folder+"output -json",
+		"smoke --pipelines ROOT/deploy/prod/pipelines gs://acme-landing/canary/*.csv",
+	)
+	if got := y.read("connections"); got != "connected to temporal:7233 of acme-data with the-key" {
+		t.Errorf("setup %s", got)
+	}
+	if got := y.read("applied"); strings.Contains(got, oldBuild) || !strings.Contains(got, newImage) {
+		t.Errorf("applied for a fixed worker, which has one build: %s", got)
+	}
+}
+
+func TestASecondRunChangesNothing(t *testing.T) {
+	t.Parallel()
+	for _, scaling := range []string{"fixed", "serverless"} {
+		y := newYard(t, "deploy")
+		y.outputs(t, scaling)
+		y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+		live, applied := y.read("live.json"), y.read("applied")
+		r := y.run(t, nil, "deploy") // there is nothing to be asked about
+		r.wantStatus(t, 0)
+		for _, call := range r.changes() {
+			// These two see for themselves that there is nothing to do.
+			if !strings.HasPrefix(call, "penstock builds add "+newBuild) && !strings.HasPrefix(call, "penstock setup --build "+newBuild) {
+				t.Errorf("%s: the second run calls %s", scaling, call)
+			}
+		}
+		if y.read("live.json") != live || y.read("applied") != applied || y.read("current") != newBuild {
+			t.Errorf("%s: after the second run: live %s, applied %s, current %s", scaling, y.read("live.json"), y.read("applied"), y.read("current"))
+		}
+	}
+}
+
+func TestAFailedStepLeavesTheOldBuildCurrent(t *testing.T) {
+	t.Parallel()
+	add, apply := "penstock builds add "+newBuild+" --image "+newImage, folder+"apply -no-color "+kept+"/plan"
+	pushed := []string{"crane push ROOT/.penstock/image/oci registry/images/worker:" + newBuild}
+	signed := append(slices.Clone(pushed), "cosign sign --yes "+newImage, "cosign attest --yes --type spdxjson --predicate ROOT/.penstock/image/sbom.spdx.json "+newImage)
+	setup := "penstock setup --build " + newBuild + " --deployment-name penstock-prod --scaling fixed -o json"
+	canary := "smoke --pipelines ROOT/deploy/prod/pipelines gs://acme-landing/canary/*.csv"
+	for _, tc := range []struct {
+		fails   string
+		changes []string
+		said    string
+	}{
+		{"image", nil, "the image cannot be built"},
+		{"push", pushed, "gcloud auth configure-docker registry"},
+		{"sign", append(slices.Clone(pushed), "cosign sign --yes "+newImage), "cosign did not sign"},
+		{"lint", signed, "do not lint"},
+		{"functions", signed, "the functions cannot be staged"},
+		{"plan", signed, "nothing has been changed"},
+		{"add", append(slices.Clone(signed), add), "nothing has been applied"},
+		{"apply", append(slices.Clone(signed), add, apply, putBack), "The build that was current is so still"},
+		{"setup", append(slices.Clone(signed), add, apply, setup, putBack), "deploy: setup: worker: failed: no worker polls"},
+		{"smoke", append(slices.Clone(signed), add, apply, setup, canary, putBack, "penstock rollback --to 0ld --deployment-name penstock-prod"), "Build 0ld is current again"},
+	} {
+		t.Run(tc.fails, func(t *testing.T) {
+			t.Parallel()
+			y := newYard(t, "deploy")
+			r := y.run(t, []string{"FAILS=" + tc.fails}, "deploy", "--yes", "--canary", "gs://acme-landing/canary/*.csv")
+			r.wantStatus(t, 1)
+			r.wantSaid(t, tc.said)
+			wantCalls(t, r.changes(), tc.changes...)
+			if got := y.read("current"); got != oldBuild {
+				t.Errorf("build %s is current", got)
+			}
+			// Nobody works while the current build is in no pool.
+			if got := y.read("applied"); !strings.Contains(got, oldBuild) || strings.Contains(got, newBuild) {
+				t.Errorf("the pool runs %s", got)
+			}
+		})
+	}
+}
+
+func TestAFailedServerlessStepLeavesThePoolsAlone(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"setup", "smoke"} {
+		y := newYard(t, "deploy")
+		y.outputs(t, "serverless")
+		r := y.run(t, []string{"FAILS=" + step}, "deploy", "--yes", "--canary", "gs://acme-landing/canary/*.csv")
+		r.wantStatus(t, 1)
+		if got := y.read("current"); got != oldBuild {
+			t.Errorf("%s failed: build %s is current", step, got)
+		}
+		if got := y.read("applied"); !strings.Contains(got, oldBuild) || !strings.Contains(got, newBuild) {
+			t.Errorf("%s failed: there are pools of %s", step, got)
+		}
+	}
+}
+
+func TestAServerlessBuildIsRegisteredWithItsOwnPool(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.outputs(t, "serverless")
+	r := y.run(t, nil, "deploy", "--yes")
+	r.wantStatus(t, 0)
+	want := "penstock setup --build " + newBuild + " --deployment-name penstock-prod --scaling serverless --pool-project acme-data --region us-central1 --pool penstock-prod-worker-" + newBuild + " --invoker invoker@acme --max 10 -o json"
+	if !slices.Contains(r.calls, want) {
+		t.Errorf("it does not call\n  %s\nbut\n  %s", want, strings.Join(r.changes(), "\n  "))
+	}
+}
+
+// A pull request's account may not write, so nothing may be tried that writes.
+func TestAPlanChangesNothing(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	r := y.run(t, nil, "deploy", "--action", "plan", "--yes", "--sign", "required", "--canary", "gs://acme-landing/canary/*.csv")
+	r.wantStatus(t, 0)
+	wantCalls(t, r.changes())
+	if !slices.ContainsFunc(r.calls, func(c string) bool {
+		return strings.HasPrefix(c, folder+"plan ") && strings.HasSuffix(c, " -lock=false")
+	}) {
+		t.Errorf("no plan without a lock, but:\n  %s", strings.Join(r.calls, "\n  "))
+	}
+	if !strings.Contains(y.read("../.penstock/deploy/prod/builds.tfvars.json"), newImage) {
+		t.Error("the plan is not of the new build")
+	}
+}
+
+func TestSteps(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	r := y.run(t, nil, "deploy", "apply", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "step image has not been done")
+	for _, step := range []string{"image", "functions", "apply", "setup", "smoke"} {
+		y.run(t, nil, "deploy", step, "--yes").wantStatus(t, 0)
+	}
+	if got := y.read("current"); got != newBuild {
+		t.Errorf("after all steps one by one, build %s is current", got)
+	}
+}
+
+func TestAFixedWorkerIsRolledBackByDeployingItsBuildAgain(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	r := y.run(t, nil, "deploy", "--yes", "--build", oldBuild)
+	r.wantStatus(t, 0)
+	if y.read("current") != oldBuild || !strings.Contains(y.read("applied"), oldBuild) {
+		t.Errorf("current %s, applied %s", y.read("current"), y.read("applied"))
+	}
+	for _, call := range r.calls {
+		if strings.HasPrefix(call, "build-image") || strings.HasPrefix(call, "crane push") {
+			t.Errorf("it calls %s for a build that is there", call)
+		}
+	}
+	r = y.run(t, nil, "deploy", "--yes", "--build", "gone")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "build gone is not alive")
+}
+
+func TestNobodyIsAskedInCI(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	r := y.run(t, nil, "deploy")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "--yes applies without")
+	if y.read("current") != oldBuild || strings.Contains(y.read("applied"), newBuild) {
+		t.Error("it was applied though nobody agreed")
+	}
+}
+
+func TestWithoutCosignItIsSaidThatNothingIsSigned(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	r := y.run(t, nil, "deploy", "--sign", "never", "image")
+	r.wantStatus(t, 0)
+	r.wantSaid(t, "NOT SIGNED")
+	wantCalls(t, r.changes(), "crane push ROOT/.penstock/image/oci registry/images/worker:"+newBuild)
+}
+
+func TestTheFirstApplyWaitsForCredentials(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.write(t, "outputs.json", "{}")
+	y.write(t, "state.json", `{"resources": [{"type": "google_secret_manager_secret", "module": "module.penstock.module.temporal_connection", "instances": [{"attributes": {"project": "acme-data", "secret_id": "penstock-prod-temporal-api-key"}}]}]}`)
+	r := y.run(t, nil, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, `gcloud secrets versions add penstock-prod-temporal-api-key --project=acme-data --data-file=-`)
+	if strings.Contains(y.read("applied"), newBuild) {
+		t.Error("functions and worker were made before there are credentials to mount")
+	}
+	y.write(t, "versions", "1")
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	if got := y.read("current"); got != newBuild {
+		t.Errorf("build %s is current", got)
+	}
+}
+
+func TestWrongUseOfDeploy(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	for name, tc := range map[string]struct {
+		args []string
+		said string
+	}{
+		"no such action":          {[]string{"--action", "destroy"}, "plan or apply"},
+		"no such step":            {[]string{"destroy"}, "usage:"},
+		"no such deployment":      {[]string{"--deployment", "Prod"}, "which deployment?"},
+		"no folder":               {[]string{"--folder", "elsewhere"}, "there is no folder elsewhere"},
+		"an image by tag":         {[]string{"--image", "registry/worker:latest"}, "name it by digest"},
+		"a value that is missing": {[]string{"--canary"}, "--canary wants a value"},
+		"two images":              {[]string{"--build", "a", "--image", "b"}, "leave out --image"},
+	} {
+		r := y.run(t, nil, "deploy", tc.args...)
+		if r.status != 2 || !strings.Contains(r.output, tc.said) || len(r.calls) > 0 {
+			t.Errorf("%s: status %d, calls %q, said %s", name, r.status, r.calls, r.output)
+		}
+	}
+}
