@@ -22,6 +22,9 @@ import (
 // clusterName is stored in the database; it cannot change for an existing file.
 const clusterName = "active"
 
+// queueWorkers is how many tasks of each of history's queues are worked on at once.
+const queueWorkers = 8
+
 // defaultDynamicConfig holds what a server on one machine for one user wants otherwise
 // than a cluster; -dynamic-config overrides it.
 func defaultDynamicConfig() dynamicconfig.StaticClient {
@@ -31,6 +34,13 @@ func defaultDynamicConfig() dynamicconfig.StaticClient {
 		// Partitions spread a queue over matching hosts; here they only add hops.
 		dynamicconfig.MatchingNumTaskqueueReadPartitions.Key():  1,
 		dynamicconfig.MatchingNumTaskqueueWritePartitions.Key(): 1,
+		// A cluster's hundreds of workers would all wait for the one connection to SQLite,
+		// each longer than its task's deadline of 3 s once a thousand runs are under way:
+		// then none gets anything done, for good. A few lose nothing.
+		dynamicconfig.TransferProcessorSchedulerWorkerCount.Key():    queueWorkers,
+		dynamicconfig.TimerProcessorSchedulerWorkerCount.Key():       queueWorkers,
+		dynamicconfig.MemoryTimerProcessorSchedulerWorkerCount.Key(): queueWorkers,
+		dynamicconfig.VisibilityProcessorSchedulerWorkerCount.Key():  queueWorkers,
 	}
 }
 
