@@ -94,7 +94,7 @@ func (s *Service) Rollback(ctx context.Context, o RollbackOptions) (Rollback, er
 	}
 	target := live[i]
 	answer.Image, answer.Pool = target.Image, target.Pool
-	if answer.Scaling, err = v.usable(ctx, target, o); err != nil {
+	if answer.Scaling, err = v.usable(ctx, target, answer.Previous, o); err != nil {
 		return answer, fmt.Errorf("go back to build %s: %w", to, err)
 	}
 	answer.Builds = v.work(ctx, d, live, to, answer.Scaling)
@@ -149,7 +149,7 @@ func before(d *workerDeployment) string {
 }
 
 // usable sees, or waits until, a build can do the work that being current brings.
-func (v *versions) usable(ctx context.Context, target Build, o RollbackOptions) (Scaling, error) {
+func (v *versions) usable(ctx context.Context, target Build, current string, o RollbackOptions) (Scaling, error) {
 	there, err := v.version(ctx, target.ID)
 	if err != nil {
 		return "", err
@@ -167,9 +167,7 @@ func (v *versions) usable(ctx context.Context, target Build, o RollbackOptions) 
 	if o.DeployCommand != nil {
 		deploy = "; deploy it: " + o.DeployCommand(target)
 	}
-	err = await(ctx, o.Timeout, func(missing string) { o.Progress(missing + deploy) }, func(ctx context.Context) (string, error) {
-		return v.missingPolls(ctx, target.ID)
-	})
+	err = await(ctx, o.Timeout, func(missing string) { o.Progress(missing + deploy) }, v.missingPolls(target.ID, current == target.ID))
 	var late *awaitError
 	if errors.As(err, &late) {
 		err = fmt.Errorf("%w; nothing has been changed%s", err, deploy)

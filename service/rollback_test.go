@@ -101,7 +101,10 @@ func TestRollbackThatIsRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "build one is gone"},
-		"to a build that nobody polls as":      {"one", func(d *deployments, _ *State) { d.builds["one"].kinds, d.builds["one"].bound = nil, kinds }, "after 1m0s: no worker of build one polls"},
+		"to a build that nobody polls as": {"one", func(d *deployments, _ *State) { d.builds["one"].kinds, d.builds["one"].bound = nil, kinds }, "after 1m0s: no worker of build one polls"},
+		"to a build that was replaced just now": {"one", func(d *deployments, _ *State) {
+			d.builds["one"].polls = []*taskqueuepb.PollerInfo{poller(name, "one", enumspb.WORKER_VERSIONING_MODE_VERSIONED, time.Now())}
+		}, "after 1m0s: a worker of build one has polled task queue penstock-prod for workflow and activity tasks, and not again yet"},
 		"to a build that nobody has ever seen": {"one", func(d *deployments, _ *State) { delete(d.builds, "one") }, "nothing has been changed; deploy it: deploy " + image("one")},
 		"to a pool that is gone": {"one", func(d *deployments, _ *State) {
 			d.builds["one"] = rested(t, "pool-one").is(isDrained, time.Now())

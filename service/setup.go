@@ -319,7 +319,11 @@ func (p *setup) version(ctx context.Context) (StepResult, string, error) {
 // worker waits until the build's worker has come up.
 func (p *setup) worker(ctx context.Context) (StepResult, string, error) {
 	queue := runs.TaskQueue(p.s.deployment)
-	look := func(ctx context.Context) (string, error) { return p.v.missingPolls(ctx, p.o.Build) }
+	d, err := p.v.describe(ctx)
+	if err != nil && !passing(err) {
+		return "", "", err
+	}
+	look := p.v.missingPolls(p.o.Build, d != nil && d.current() == p.o.Build)
 	detail := "polls task queue " + queue
 	if p.o.Scaling == ScalingServerless {
 		look = func(ctx context.Context) (string, error) { return p.v.missingQueues(ctx, p.o.Build) }
@@ -333,31 +337,6 @@ func (p *setup) worker(ctx context.Context) (StepResult, string, error) {
 		return "", "", err
 	}
 	return StepFound, detail, nil
-}
-
-// missingPolls says what keeps a build from having work at once; empty: nothing.
-func (v *versions) missingPolls(ctx context.Context, build string) (string, error) {
-	d, err := v.version(ctx, build)
-	if err != nil {
-		return "", err
-	}
-	if d == nil {
-		return fmt.Sprintf("no worker of build %s has ever polled as of the worker deployment %s", build, v.name), nil
-	}
-	if d.GetWorkerDeploymentVersionInfo().GetComputeConfig() != nil {
-		return "", fmt.Errorf("build %s is registered with a pool that Temporal resizes, so it is not fixed", build)
-	}
-	missing, err := v.unpolled(ctx, build)
-	if err != nil {
-		return "", err
-	}
-	if len(missing) > 0 {
-		return fmt.Sprintf("no worker of build %s polls task queue %s for %s", build, runs.TaskQueue(v.s.deployment), kindsOf(missing)), nil
-	}
-	if missing = v.unbound(d); len(missing) > 0 { // it polls, and Temporal is about to note that
-		return fmt.Sprintf("build %s is not bound to task queue %s for %s yet", build, runs.TaskQueue(v.s.deployment), kindsOf(missing)), nil
-	}
-	return "", nil
 }
 
 // missingQueues says what keeps a build from being scaled by its work; empty: nothing. Its worker may be at rest: Temporal wakes it

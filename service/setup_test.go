@@ -86,6 +86,7 @@ func TestNoBuildIsMadeCurrentThatDoesNotPoll(t *testing.T) {
 	}{
 		"it was never seen":        {func() *version { return nil }, "no worker of build two has ever polled"},
 		"it was killed":            {func() *version { return polls(poller(name, "two", versioned, time.Now().Add(-2*time.Minute))) }, "no worker of build two polls"},
+		"it was replaced just now": {func() *version { return polls(poller(name, "two", versioned, time.Now().Add(-5*time.Second))) }, "no worker of build two polls"},
 		"another build polls":      {func() *version { return polls(poller(name, "three", versioned, time.Now())) }, "no worker of build two polls"},
 		"another deployment polls": {func() *version { return polls(poller("other", "two", versioned, time.Now())) }, "no worker of build two polls"},
 		"it polls without its version": {func() *version {
@@ -295,7 +296,7 @@ func TestSetupBesideOthers(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			d, n := start(t), 0
 			d.onDescribe = func(d *deployments) {
-				if n++; n == 2 { // between the look at what is current and the change
+				if n++; n == 3 { // between the look at what is current and the change
 					d.current, d.modifier = "three", "CI"
 					d.token++
 				}

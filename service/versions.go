@@ -20,8 +20,7 @@ import (
 )
 
 const (
-	// freshPoll is how old the last poll of a worker may be that is taken to be there. A worker polls anew at least each minute;
-	// one that is stopped is forgotten at once, one that is killed after this.
+	// freshPoll is how old the last poll of a worker may be that is taken to be there: one polls anew at least each minute.
 	freshPoll = 90 * time.Second
 	// versionsEvery is how often a version is looked at that is waited for.
 	versionsEvery = 2 * time.Second
@@ -209,22 +208,9 @@ kind:
 	return missing
 }
 
-// unpolled are the kinds of task that no worker of a build polls for now.
-func (v *versions) unpolled(ctx context.Context, build string) ([]enumspb.TaskQueueType, error) {
-	var missing []enumspb.TaskQueueType
-	for _, k := range kinds {
-		polled, err := v.polled(ctx, build, k)
-		if err != nil {
-			return nil, err
-		}
-		if !polled {
-			missing = append(missing, k)
-		}
-	}
-	return missing, nil
-}
-
-func (v *versions) polled(ctx context.Context, build string, kind enumspb.TaskQueueType) (bool, error) {
+// lastPoll is when a worker of a build polled last for tasks of a kind; zero: none has within the last minutes. A poll is noted when
+// it begins and when it is answered, so an entry says that a worker was there then, not that it is.
+func (v *versions) lastPoll(ctx context.Context, build string, kind enumspb.TaskQueueType) (time.Time, error) {
 	ctx, cancel := call(ctx)
 	defer cancel()
 	queue := runs.TaskQueue(v.s.deployment)
@@ -232,16 +218,67 @@ func (v *versions) polled(ctx context.Context, build string, kind enumspb.TaskQu
 		Namespace: v.s.namespace, TaskQueue: &taskqueuepb.TaskQueue{Name: queue, Kind: enumspb.TASK_QUEUE_KIND_NORMAL}, TaskQueueType: kind,
 	})
 	if err != nil {
-		return false, fmt.Errorf("look who polls task queue %s: %w", queue, err)
+		return time.Time{}, fmt.Errorf("look who polls task queue %s: %w", queue, err)
 	}
+	var last time.Time
 	for _, p := range d.GetPollers() {
 		o := p.GetDeploymentOptions()
-		if o.GetDeploymentName() == v.name && o.GetBuildId() == build && o.GetWorkerVersioningMode() == enumspb.WORKER_VERSIONING_MODE_VERSIONED &&
-			time.Since(p.GetLastAccessTime().AsTime()) < freshPoll {
-			return true, nil
+		if at := p.GetLastAccessTime().AsTime(); o.GetDeploymentName() == v.name && o.GetBuildId() == build &&
+			o.GetWorkerVersioningMode() == enumspb.WORKER_VERSIONING_MODE_VERSIONED && at.After(last) {
+			last = at
 		}
 	}
-	return false, nil
+	return last, nil
+}
+
+// missingPolls says at each call what keeps a fixed build from having work at once; empty: nothing. A worker counts that polls again
+// after the first look, as one that was replaced a moment ago is listed still. For a build that is current already, which makes no
+// difference then, one does that has polled of late.
+func (v *versions) missingPolls(build string, current bool) func(context.Context) (string, error) {
+	queue := runs.TaskQueue(v.s.deployment)
+	first := map[enumspb.TaskQueueType]time.Time{} // the last poll as of the first look
+	return func(ctx context.Context) (string, error) {
+		d, err := v.version(ctx, build)
+		if err != nil {
+			return "", err
+		}
+		if d == nil {
+			for _, kind := range kinds {
+				first[kind] = time.Time{}
+			}
+			return fmt.Sprintf("no worker of build %s has ever polled as of the worker deployment %s", build, v.name), nil
+		}
+		if d.GetWorkerDeploymentVersionInfo().GetComputeConfig() != nil {
+			return "", fmt.Errorf("build %s is registered with a pool that Temporal resizes, so it is not fixed", build)
+		}
+		var missing, silent []enumspb.TaskQueueType
+		for _, kind := range kinds {
+			last, err := v.lastPoll(ctx, build, kind)
+			if err != nil {
+				return "", err
+			}
+			before, looked := first[kind]
+			if !looked {
+				first[kind], before = last, last
+			}
+			switch {
+			case time.Since(last) >= freshPoll:
+				missing = append(missing, kind)
+			case !current && !last.After(before):
+				silent = append(silent, kind)
+			}
+		}
+		switch {
+		case len(missing) > 0:
+			return fmt.Sprintf("no worker of build %s polls task queue %s for %s", build, queue, kindsOf(missing)), nil
+		case len(silent) > 0:
+			return fmt.Sprintf("a worker of build %s has polled task queue %s for %s, and not again yet, as one that is there does within a minute", build, queue, kindsOf(silent)), nil
+		}
+		if missing = v.unbound(d); len(missing) > 0 { // it polls, and Temporal is about to note that
+			return fmt.Sprintf("build %s is not bound to task queue %s for %s yet", build, queue, kindsOf(missing)), nil
+		}
+		return "", nil
+	}
 }
 
 // await looks again and again until nothing is missing, at most for timeout. What is missing is told when it changes, and each
