@@ -1,6 +1,8 @@
 locals {
   name   = "penstock-${var.deployment}"
   labels = merge(var.labels, { penstock_deployment = var.deployment, managed_by = "terraform" })
+
+  rotator = try(var.temporal.rotation.rotator, null)
 }
 
 # Who is who: each part has an account of its own, with the rights that it needs, on the resources that it needs them for. None has a key.
@@ -34,6 +36,16 @@ resource "google_service_account" "worker" {
   project      = var.project.id
   account_id   = "${local.name}-worker"
   display_name = "Penstock ${var.deployment}: the worker"
+
+  depends_on = [google_project_service.this]
+}
+
+resource "google_service_account" "rotator" {
+  count = local.rotator == null ? 0 : 1
+
+  project      = var.project.id
+  account_id   = "${local.name}-rotator"
+  display_name = "Penstock ${var.deployment}: rotates Temporal API keys"
 
   depends_on = [google_project_service.this]
 }
@@ -147,7 +159,7 @@ resource "google_project_iam_custom_role" "scaler" {
 # Whoever deploys makes things run as these accounts: on the accounts, not on the project.
 resource "google_service_account_iam_member" "deployer" {
   for_each = {
-    for pair in setproduct(var.deployers, concat([for name in keys(local.entry_points) : name], ["push", "build", "worker"])) :
+    for pair in setproduct(var.deployers, concat([for name in keys(local.entry_points) : name], ["push", "build", "worker"], local.rotator == null ? [] : ["rotator"])) :
     "${pair[0]} ${pair[1]}" => { member = pair[0], account = pair[1] }
   }
 
@@ -167,5 +179,6 @@ locals {
       build  = "${local.accounts}/${google_service_account.build.email}"
       worker = "${local.accounts}/${google_service_account.worker.email}"
     },
+    { for a in google_service_account.rotator : "rotator" => "${local.accounts}/${a.email}" },
   )
 }

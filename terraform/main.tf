@@ -57,6 +57,30 @@ module "temporal_connection" {
   depends_on = [google_project_service.this]
 }
 
+module "rotation" {
+  source = "./modules/rotation"
+  count  = local.rotator == null ? 0 : 1
+
+  project     = var.project
+  region      = var.region
+  name        = "${local.name}-rotator"
+  labels      = local.labels
+  protected   = var.protected
+  account     = google_service_account.rotator[0].email
+  push        = google_service_account.push.email
+  image       = local.rotator.image
+  environment = module.temporal_connection.environment
+  key         = { secret = module.temporal_connection.secrets["api-key"].id, owner = local.rotator.owner }
+  cloud_owner = local.rotator.cloud_owner
+  rotation    = { period = var.temporal.rotation.period, first = var.temporal.rotation.first, lifetime = local.rotator.lifetime }
+  topic       = module.temporal_connection.rotation_topic
+  network     = var.network
+
+  dead_letter_topic = module.dead_letters.topic
+
+  depends_on = [google_service_account_iam_member.push_tokens, google_service_account_iam_member.deployer]
+}
+
 # What outlives Temporal's retention: see docs/ledger.md. A retention policy would forbid what the ledger does when a claim expires.
 module "ledger" {
   source = "./modules/bucket"

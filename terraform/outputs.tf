@@ -29,11 +29,11 @@ output "push_account" {
 
 output "secrets" {
   description = "The secrets that need a version before the first deployment of functions and worker: `gcloud secrets versions add ID --data-file=FILE`."
-  value       = [for s in module.temporal_connection.secrets : s.id]
+  value       = concat([for s in module.temporal_connection.secrets : s.id], module.rotation[*].cloud_key)
 }
 
 output "rotation_subscription" {
-  description = "The full name of the subscription that says when to rotate the API key; null without rotation."
+  description = "The full name of the subscription that tells `temporal.rotators` when to rotate the API key; null without any."
   value       = module.temporal_connection.rotation_subscription
 }
 

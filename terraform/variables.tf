@@ -241,8 +241,10 @@ variable "temporal" {
                       their versions: see the output `secrets`
       server_name     the name in the server's certificate, where it is not the host's
       server_ca       the PEM certificate of the authority that signed it, where that is not a public one
-      rotation        when the API key's rotation is due: every `period` (in seconds: 7776000s), from the time `first` on
-      rotators        members that rotate it
+      rotation        when the API key's rotation is due: every `period` (in seconds: 5184000s, 60 days), from the time `first` on; and
+                      the `rotator` that does it on Temporal Cloud: its `image` by digest, the `owner` of the key and the `cloud_owner` of the key
+                      that it makes keys with (IDs of service accounts of Temporal Cloud), and for how long a new key is valid
+      rotators        members that rotate it instead: people, or something of your own
       controllers     for serverless workers: Temporal's own identities, which resize the worker pools, as members
   EOT
   type = object({
@@ -252,8 +254,14 @@ variable "temporal" {
     server_name    = optional(string)
     server_ca      = optional(string)
     rotation = optional(object({
-      period = optional(string, "7776000s")
+      period = optional(string, "5184000s")
       first  = string
+      rotator = optional(object({
+        image       = string
+        owner       = string
+        cloud_owner = string
+        lifetime    = optional(string)
+      }))
     }))
     rotators    = optional(list(string), [])
     controllers = optional(list(string), [])
@@ -286,7 +294,12 @@ variable "temporal" {
 
   validation {
     condition     = var.temporal.rotation == null || (can(regex("^[0-9]+s$", var.temporal.rotation.period)) && can(timeadd(var.temporal.rotation.first, "0s")))
-    error_message = "temporal.rotation must have a period in seconds, such as 7776000s, and a first time such as 2027-01-04T09:00:00Z."
+    error_message = "temporal.rotation must have a period in seconds, such as 5184000s, and a first time such as 2027-01-04T09:00:00Z."
+  }
+
+  validation {
+    condition     = try(var.temporal.rotation.rotator == null || can(regex("^[^@ ]+/[^@ ]+@sha256:[0-9a-f]{64}$", var.temporal.rotation.rotator.image)), true)
+    error_message = "temporal.rotation.rotator.image must be named by digest, REGISTRY/REPOSITORY@sha256:…"
   }
 }
 

@@ -68,18 +68,18 @@ var identities = []Rule{
 		}, typeProjectGrant),
 	},
 	{
-		Name: "own-accounts", Says: "runs each function and pool as an account of its own",
+		Name: "own-accounts", Says: "runs each function, pool and service as an account of its own",
 		check: func(p *Plan, bad report) {
 			seen := map[string]string{}
-			for _, r := range p.of(typeFunction, typePool) {
+			for _, r := range p.of(typeFunction, typePool, typeService) {
 				account := r.text("service_config.0.service_account_email")
-				if r.Type == typePool {
+				if r.Type != typeFunction {
 					account = r.text("template.0.service_account")
 				}
 				switch other := seen[account]; {
 				case account == "" || strings.HasSuffix(account, "-compute@developer.gserviceaccount.com") || strings.HasSuffix(account, "@appspot.gserviceaccount.com"):
 					bad(r.Address, "it runs as the project's default account: give it one of its own")
-				case other != "" && (r.Type == typeFunction || !strings.Contains(other, "worker_pool")):
+				case other != "" && (r.Type != typePool || !strings.Contains(other, typePool)): // builds of one worker share theirs
 					bad(r.Address, "it runs as the account of %s: give it one of its own", other)
 				}
 				seen[account] = r.Address

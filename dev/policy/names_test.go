@@ -41,8 +41,8 @@ func found(pattern, text string) []string {
 }
 
 func TestTerraformSetsVariablesThatProgramsRead(t *testing.T) {
-	code := read(t, ".go", "functions", "worker", "connect", "cmd", "service")
-	set := found(`\b(PENSTOCK_[A-Z_]+)\b`, read(t, ".tf", "terraform"))
+	code := read(t, ".go", "functions", "worker", "connect", "cmd", "service", "rotation")
+	set := found(`\b(PENSTOCK_[A-Z_]+) *=`, read(t, ".tf", "terraform"))
 	if len(set) < 10 {
 		t.Fatalf("Terraform sets %v only", set)
 	}

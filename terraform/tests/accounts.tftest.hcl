@@ -189,3 +189,42 @@ run "temporal_of_one_s_own_without_credentials" {
     error_message = "Nothing is mounted, and no TLS is asked for."
   }
 }
+
+run "keys_are_rotated_by_a_rotator_of_their_own" {
+  command = plan
+
+  module {
+    source = "./modules/rotation"
+  }
+
+  variables {
+    name              = "penstock-prod-rotator"
+    labels            = {}
+    account           = "rotator@acme-data.iam.gserviceaccount.com"
+    push              = "push@acme-data.iam.gserviceaccount.com"
+    image             = "acme/rotator@sha256:1111"
+    environment       = { TEMPORAL_ADDRESS = "temporal:7233", PENSTOCK_TEMPORAL_API_KEY_FILE = "/etc/secrets/temporal-api-key/value" }
+    key               = { secret = "penstock-prod-temporal-api-key", owner = "one" }
+    cloud_owner       = "two"
+    rotation          = { period = "5184000s", first = "2027-01-04T09:00:00Z", lifetime = "2160h" }
+    topic             = "projects/acme-data/topics/rotation"
+    dead_letter_topic = "projects/acme-data/topics/dead"
+    network           = null
+  }
+
+  assert {
+    condition = jsondecode({ for e in google_cloud_run_v2_service.this.template[0].containers[0].env : e.name => e.value }["PENSTOCK_ROTATION_SECRETS"]) == [
+      { secret = "projects/acme-data/secrets/penstock-prod-temporal-api-key", owner = "one", for = "namespace" },
+      { secret = "projects/acme-data/secrets/penstock-prod-rotator-cloud-key", owner = "two", for = "cloud" },
+    ]
+    error_message = "It rotates the key of functions and worker, and its own."
+  }
+  assert {
+    condition     = !contains([for e in google_cloud_run_v2_service.this.template[0].containers[0].env : e.name], "PENSTOCK_TEMPORAL_API_KEY_FILE")
+    error_message = "It tries new keys, and has none mounted to call the namespace with."
+  }
+  assert {
+    condition     = length(google_secret_manager_secret_iam_member.rotator) == 4 && google_pubsub_subscription.this.push_config[0].oidc_token[0].service_account_email == "push@acme-data.iam.gserviceaccount.com"
+    error_message = "It may read and change versions of both, and is told with a token."
+  }
+}

@@ -306,6 +306,16 @@ run "rotation_in_days" {
   expect_failures = [var.temporal]
 }
 
+run "a_rotator_by_tag" {
+  command = plan
+
+  variables {
+    temporal = { address = "us-central1.gcp.api.temporal.io:7233", namespace = "pipelines.acme1", rotation = { first = "2027-01-04T09:00:00Z", rotator = { image = "us-docker.pkg.dev/acme/rotator:latest", owner = "a", cloud_owner = "b" } } }
+  }
+
+  expect_failures = [var.temporal]
+}
+
 run "a_scaling_that_is_none" {
   command = plan
 

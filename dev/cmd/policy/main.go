@@ -16,7 +16,7 @@ import (
 	"github.com/penstock/penstock/pipeline"
 )
 
-const usage = `usage: policy -pipelines FOLDER -location REGION [-prove | -broken] PLAN.json
+const usage = `usage: policy [-pipelines FOLDER -location REGION] [-prove | -broken] PLAN.json
        policy -rules
        policy -break FOLDER
 
@@ -28,7 +28,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("policy", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() { fmt.Fprint(stderr, usage); flags.PrintDefaults() }
-	pipelines := flags.String("pipelines", "", "the `folder` of the pipelines files that the plan was made from")
+	pipelines := flags.String("pipelines", "", "the `folder` of the pipelines files that the plan was made from; default: it was made from none")
 	location := flags.String("location", "", "the `region` of jobs whose step names none")
 	prove := flags.Bool("prove", false, "break the plan by each rule's twin, and see it caught")
 	broken := flags.Bool("broken", false, "the plan is of a configuration that -break broke: every rule must be violated")
@@ -48,7 +48,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 	case *source != "":
 		err = policy.BreakSource(*source)
-	case flags.NArg() != 1 || *pipelines == "" || *location == "":
+	case flags.NArg() != 1 || (*pipelines == "") != (*location == ""):
 		flags.Usage()
 		return 2
 	default:
@@ -81,6 +81,9 @@ func read(file, folder, location string) (*policy.Plan, error) {
 	plan, err := policy.Read(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if folder == "" {
+		return plan, nil
 	}
 	set, problems := pipeline.LoadDir(folder)
 	if err := problems.Err(); err != nil {

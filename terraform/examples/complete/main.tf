@@ -28,10 +28,16 @@ module "penstock" {
   }
 
   temporal = {
-    address     = "us-central1.gcp.api.temporal.io:7233"
-    namespace   = "pipelines.acme1"
-    rotation    = { first = "2027-01-04T09:00:00Z" }
-    rotators    = ["serviceAccount:rotator@acme-data.iam.gserviceaccount.com"]
+    address   = "us-central1.gcp.api.temporal.io:7233"
+    namespace = "pipelines.acme1"
+    rotation = {
+      first = "2027-01-04T09:00:00Z"
+      rotator = {
+        image       = "us-central1-docker.pkg.dev/acme-data/penstock-prod-images/rotator@sha256:5f60718293a4b5c6d7e8f90112233445566778899aabbccddeeff0f3a9c1d2b4"
+        owner       = "0123456789abcdef0123456789abcdef" # of the functions' and the worker's key
+        cloud_owner = "fedcba9876543210fedcba9876543210" # of the key that makes keys
+      }
+    }
     controllers = ["serviceAccount:worker-controller@temporal-acme1.iam.gserviceaccount.com"]
   }
 
@@ -86,6 +92,7 @@ module "network" {
   labels     = local.all_labels
 }
 
+# scripts/bootstrap makes the same before the first deployment, with a state of its own: then leave this module out, and name its deployer.
 module "ci" {
   source = "../../modules/ci"
 

@@ -69,7 +69,7 @@ resource "google_secret_manager_secret_iam_member" "reader" {
   member    = each.value.member
 }
 
-# Secret Manager says here that a rotation is due; the subscription keeps it until a rotator has seen to it.
+# Secret Manager says here that a rotation is due.
 resource "google_pubsub_topic" "rotation" {
   count = local.rotation != null ? 1 : 0
 
@@ -87,8 +87,9 @@ resource "google_pubsub_topic_iam_member" "rotation" {
   member  = "serviceAccount:service-${var.project.number}@gcp-sa-secretmanager.iam.gserviceaccount.com"
 }
 
+# Kept until somebody has seen to it, where there are people to.
 resource "google_pubsub_subscription" "rotation" {
-  count = local.rotation != null ? 1 : 0
+  count = local.rotation != null && length(var.rotators) > 0 ? 1 : 0
 
   project = var.project.id
   name    = "${var.name}-rotation"

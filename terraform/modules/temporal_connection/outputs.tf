@@ -26,7 +26,15 @@ output "secrets" {
   depends_on = [google_secret_manager_secret_iam_member.reader]
 }
 
+output "rotation_topic" {
+  description = "The full name of the topic that says when to rotate; null without rotation."
+  value       = one([for t in google_pubsub_topic.rotation : "projects/${var.project.id}/topics/${t.name}"])
+
+  # A secret that names it is refused while Secret Manager may not publish to it.
+  depends_on = [google_pubsub_topic_iam_member.rotation]
+}
+
 output "rotation_subscription" {
-  description = "The full name of the subscription that says when to rotate; null without rotation."
+  description = "The full name of the subscription that tells `rotators` when to rotate; null without any."
   value       = one([for s in google_pubsub_subscription.rotation : "projects/${var.project.id}/subscriptions/${s.name}"])
 }
