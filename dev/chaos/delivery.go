@@ -160,7 +160,7 @@ steps:
 `
 
 func poison(ctx context.Context, b *Bench) error {
-	n := b.N(1000)
+	n := b.N(400)
 	bad := n / 20
 	events := b.Objects("orders", n-bad-bad)
 	for i := range bad {
