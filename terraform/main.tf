@@ -48,6 +48,7 @@ module "temporal_connection" {
   protected  = var.protected
   connection = var.temporal
   rotators   = var.temporal.rotators
+  rotator    = local.rotator != null
   readers = merge(
     { for name, a in google_service_account.function : name => a.member },
     { worker = google_service_account.worker.member },
@@ -65,14 +66,13 @@ module "rotation" {
   region      = var.region
   name        = "${local.name}-rotator"
   labels      = local.labels
-  protected   = var.protected
   account     = google_service_account.rotator[0].email
   push        = google_service_account.push.email
   image       = local.rotator.image
   environment = module.temporal_connection.environment
   key         = { secret = module.temporal_connection.secrets["api-key"].id, owner = local.rotator.owner }
-  cloud_owner = local.rotator.cloud_owner
-  rotation    = { period = var.temporal.rotation.period, first = var.temporal.rotation.first, lifetime = local.rotator.lifetime }
+  cloud_key   = { secret = module.temporal_connection.cloud_key, owner = local.rotator.cloud_owner }
+  lifetime    = local.rotator.lifetime
   topic       = module.temporal_connection.rotation_topic
   network     = var.network
 

@@ -29,7 +29,7 @@ output "push_account" {
 
 output "secrets" {
   description = "The secrets that need a version before the first deployment of functions and worker: `gcloud secrets versions add ID --data-file=FILE`."
-  value       = concat([for s in module.temporal_connection.secrets : s.id], module.rotation[*].cloud_key)
+  value       = concat([for s in module.temporal_connection.secrets : s.id], module.temporal_connection.cloud_key[*])
 }
 
 output "rotation_subscription" {

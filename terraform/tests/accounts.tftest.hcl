@@ -205,8 +205,8 @@ run "keys_are_rotated_by_a_rotator_of_their_own" {
     image             = "acme/rotator@sha256:1111"
     environment       = { TEMPORAL_ADDRESS = "temporal:7233", PENSTOCK_TEMPORAL_API_KEY_FILE = "/etc/secrets/temporal-api-key/value" }
     key               = { secret = "penstock-prod-temporal-api-key", owner = "one" }
-    cloud_owner       = "two"
-    rotation          = { period = "5184000s", first = "2027-01-04T09:00:00Z", lifetime = "2160h" }
+    cloud_key         = { secret = "penstock-prod-temporal-cloud-key", owner = "two" }
+    lifetime          = "2160h"
     topic             = "projects/acme-data/topics/rotation"
     dead_letter_topic = "projects/acme-data/topics/dead"
     network           = null
@@ -215,7 +215,7 @@ run "keys_are_rotated_by_a_rotator_of_their_own" {
   assert {
     condition = jsondecode({ for e in google_cloud_run_v2_service.this.template[0].containers[0].env : e.name => e.value }["PENSTOCK_ROTATION_SECRETS"]) == [
       { secret = "projects/acme-data/secrets/penstock-prod-temporal-api-key", owner = "one", for = "namespace" },
-      { secret = "projects/acme-data/secrets/penstock-prod-rotator-cloud-key", owner = "two", for = "cloud" },
+      { secret = "projects/acme-data/secrets/penstock-prod-temporal-cloud-key", owner = "two", for = "cloud" },
     ]
     error_message = "It rotates the key of functions and worker, and its own."
   }

@@ -4,36 +4,9 @@ locals {
   mount = "/etc/secrets/temporal-cloud-key"
 }
 
-# What it calls Temporal Cloud's API with. A person adds the first version.
-resource "google_secret_manager_secret" "cloud_key" {
-  project             = var.project.id
-  secret_id           = "${var.name}-cloud-key"
-  labels              = var.labels
-  deletion_protection = var.protected
-  version_destroy_ttl = "604800s"
-
-  replication {
-    auto {}
-  }
-
-  rotation {
-    rotation_period    = var.rotation.period
-    next_rotation_time = var.rotation.first
-  }
-
-  topics {
-    name = var.topic
-  }
-
-  lifecycle {
-    # Secret Manager moves it on with each rotation.
-    ignore_changes = [rotation[0].next_rotation_time]
-  }
-}
-
 resource "google_secret_manager_secret_iam_member" "rotator" {
   for_each = {
-    for pair in setproduct([google_secret_manager_secret.cloud_key.secret_id, var.key.secret], ["roles/secretmanager.secretVersionManager", "roles/secretmanager.secretAccessor"]) :
+    for pair in setproduct([var.cloud_key.secret, var.key.secret], ["roles/secretmanager.secretVersionManager", "roles/secretmanager.secretAccessor"]) :
     "${pair[0]} ${pair[1]}" => { secret = pair[0], role = pair[1] }
   }
 
@@ -72,10 +45,10 @@ resource "google_cloud_run_v2_service" "this" {
             PENSTOCK_ROTATION_CLOUD_KEY_FILE = "${local.mount}/value"
             PENSTOCK_ROTATION_SECRETS = jsonencode([
               { secret = "projects/${var.project.id}/secrets/${var.key.secret}", owner = var.key.owner, for = "namespace" },
-              { secret = "projects/${var.project.id}/secrets/${google_secret_manager_secret.cloud_key.secret_id}", owner = var.cloud_owner, for = "cloud" },
+              { secret = "projects/${var.project.id}/secrets/${var.cloud_key.secret}", owner = var.cloud_key.owner, for = "cloud" },
             ])
           },
-          var.rotation.lifetime == null ? {} : { PENSTOCK_ROTATION_LIFETIME = var.rotation.lifetime },
+          var.lifetime == null ? {} : { PENSTOCK_ROTATION_LIFETIME = var.lifetime },
         )
 
         content {
@@ -100,7 +73,7 @@ resource "google_cloud_run_v2_service" "this" {
       name = "cloud-key"
 
       secret {
-        secret = google_secret_manager_secret.cloud_key.secret_id
+        secret = var.cloud_key.secret
 
         items {
           version = "latest"

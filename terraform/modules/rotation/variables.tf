@@ -12,19 +12,13 @@ variable "region" {
 }
 
 variable "name" {
-  description = "The rotator's name, and the beginning of the name of its own key's secret."
+  description = "The rotator's name."
   type        = string
 }
 
 variable "labels" {
   description = "Labels of everything that has labels."
   type        = map(string)
-}
-
-variable "protected" {
-  description = "Whether Terraform refuses to destroy the secret."
-  type        = bool
-  default     = true
 }
 
 variable "account" {
@@ -55,18 +49,18 @@ variable "key" {
   })
 }
 
-variable "cloud_owner" {
-  description = "The ID of the Temporal Cloud service account whose key the rotator makes and deletes keys with. That key is rotated too."
-  type        = string
+variable "cloud_key" {
+  description = "The key that the rotator makes and deletes keys with: its secret's ID, and the ID of the Temporal Cloud service account that it belongs to. It is rotated too."
+  type = object({
+    secret = string
+    owner  = string
+  })
 }
 
-variable "rotation" {
-  description = "When a rotation is due: every `period`, in seconds, from `first` on; and how long a new key is valid, as a duration such as 2160h. Default: 90 days."
-  type = object({
-    period   = string
-    first    = string
-    lifetime = optional(string)
-  })
+variable "lifetime" {
+  description = "How long a new key is valid, as a duration such as 2160h. Default: 90 days."
+  type        = string
+  default     = null
 }
 
 variable "topic" {

@@ -60,6 +60,37 @@ resource "google_secret_manager_secret" "this" {
   depends_on = [google_pubsub_topic_iam_member.rotation]
 }
 
+# What the rotator calls Temporal Cloud's API with. It rotates that, too.
+resource "google_secret_manager_secret" "cloud_key" {
+  count = local.rotation != null && var.rotator ? 1 : 0
+
+  project             = var.project.id
+  secret_id           = "${var.name}-cloud-key"
+  labels              = var.labels
+  deletion_protection = var.protected
+  version_destroy_ttl = "604800s"
+
+  replication {
+    auto {}
+  }
+
+  rotation {
+    rotation_period    = local.rotation.period
+    next_rotation_time = local.rotation.first
+  }
+
+  topics {
+    name = "projects/${var.project.id}/topics/${google_pubsub_topic.rotation[0].name}"
+  }
+
+  lifecycle {
+    # Secret Manager moves it on with each rotation.
+    ignore_changes = [rotation[0].next_rotation_time]
+  }
+
+  depends_on = [google_pubsub_topic_iam_member.rotation]
+}
+
 resource "google_secret_manager_secret_iam_member" "reader" {
   for_each = { for pair in setproduct(keys(local.secrets), keys(var.readers)) : "${pair[0]} ${pair[1]}" => { secret = pair[0], member = var.readers[pair[1]] } }
 

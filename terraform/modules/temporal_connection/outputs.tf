@@ -29,9 +29,11 @@ output "secrets" {
 output "rotation_topic" {
   description = "The full name of the topic that says when to rotate; null without rotation."
   value       = one([for t in google_pubsub_topic.rotation : "projects/${var.project.id}/topics/${t.name}"])
+}
 
-  # A secret that names it is refused while Secret Manager may not publish to it.
-  depends_on = [google_pubsub_topic_iam_member.rotation]
+output "cloud_key" {
+  description = "The ID of the secret of the rotator's own key; null without a rotator."
+  value       = one(google_secret_manager_secret.cloud_key[*].secret_id)
 }
 
 output "rotation_subscription" {

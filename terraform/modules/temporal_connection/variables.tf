@@ -37,6 +37,12 @@ variable "connection" {
   })
 }
 
+variable "rotator" {
+  description = "Whether a rotator is deployed, which has a key of its own to make keys with."
+  type        = bool
+  default     = false
+}
+
 variable "readers" {
   description = "Members that may read the credentials, by a name of the caller's choice: functions and worker."
   type        = map(string)
