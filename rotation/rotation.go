@@ -236,7 +236,7 @@ func (p *pass) wanted(ctx context.Context, request Request) (bool, error) {
 	switch {
 	case p.secret.Owner == "":
 		if newest == nil || newest.State != enabled || newest.Created.Before(request.Due) {
-			p.log.Warn("a rotation is due: put a new key into the secret by hand; the old version is disabled afterwards", "due", request.Due)
+			p.log.Warn("a rotation is due: put a new key into the secret by hand; the old version is disabled afterwards", "finding", "rotation-due", "due", request.Due)
 		}
 		return false, nil
 	case newest == nil:
@@ -441,7 +441,7 @@ func (p *pass) finish(ctx context.Context, result *Result) error {
 		held := p.holds[v.Number]
 		delete(p.holds, v.Number)
 		if held != "" && !slices.ContainsFunc(keys, func(k Key) bool { return k.ID == held }) {
-			p.log.Warn("the old version's key was not made by the rotator, which leaves it: delete it by hand", "version", v.Number, "key", held)
+			p.log.Warn("the old version's key was not made by the rotator, which leaves it: delete it by hand", "finding", "key-left", "version", v.Number, "key", held)
 		}
 	}
 	if p.unknown != nil {

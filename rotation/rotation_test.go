@@ -189,8 +189,8 @@ func TestANoticeThatComesAgainRotatesOnce(t *testing.T) {
 
 func TestAKeyThatDoesNotWorkNeverReachesTheSecret(t *testing.T) {
 	for name, c := range map[string]struct {
-		break_ func(*world)
-		want   string
+		spoil func(*world)
+		want  string
 	}{
 		"the namespace does not let it in": {func(w *world) {
 			w.refuses = func(k *cloudKey) bool { return k.token != firstKey }
@@ -210,7 +210,7 @@ func TestAKeyThatDoesNotWorkNeverReachesTheSecret(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			c.break_(w)
+			c.spoil(w)
 			due := w.at
 			for range 12 {
 				if _, err := w.pass(t.Context(), due); err == nil || len(w.versions) != 1 {
@@ -244,8 +244,8 @@ func (w *world) alive() (keys []*cloudKey) {
 
 func TestNothingIsTakenAwayOnAGuess(t *testing.T) {
 	for name, c := range map[string]struct {
-		break_ func(*world)
-		want   string
+		spoil func(*world)
+		want  string
 	}{
 		"the newest key stopped working in the namespace": {func(w *world) {
 			newest := w.versions[len(w.versions)-1].data
@@ -275,7 +275,7 @@ func TestNothingIsTakenAwayOnAGuess(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.advance(2 * time.Hour)
-			c.break_(w)
+			c.spoil(w)
 			w.mu.Lock()
 			broken := len(w.broken)
 			w.mu.Unlock()

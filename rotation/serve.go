@@ -174,7 +174,7 @@ func (r *Rotator) Handler(secrets []Secret) http.Handler {
 		result, err := r.Pass(q.Context(), secret, request)
 		switch {
 		case err != nil:
-			log.Error("the rotation failed; the next delivery goes on with it", "error", err, "rotated", result.Rotated)
+			log.Error("the rotation failed; the next delivery goes on with it", "finding", "rotation-failed", "error", err, "rotated", result.Rotated)
 			http.Error(w, "failed", http.StatusServiceUnavailable)
 		case !result.Next.IsZero():
 			log.Info("the rotation goes on later", "rotated", result.Rotated, "next", result.Next)

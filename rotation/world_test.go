@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -75,7 +76,7 @@ type version struct {
 type cloudKey struct {
 	id, token, name, owner, operation string
 	created, expires                  time.Time
-	version, polls                    int
+	version                           int
 	deleted                           bool
 }
 
@@ -215,7 +216,7 @@ func (m inMemory) RoundTrip(q *http.Request) (response *http.Response, err error
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			if v != http.ErrAbortHandler {
+			if aborted, ok := v.(error); !ok || !errors.Is(aborted, http.ErrAbortHandler) {
 				panic(v)
 			}
 			response, err = nil, io.ErrUnexpectedEOF
