@@ -36,7 +36,7 @@ resource "google_storage_notification" "this" {
   for_each = local.buckets
 
   bucket             = each.value.bucket
-  topic              = google_pubsub_topic.bucket[each.key].id
+  topic              = local.topics[each.key]
   payload_format     = "JSON_API_V1" # what the functions need: the others have no size
   event_types        = [for kind in each.value.kinds : local.changes[kind]]
   object_name_prefix = each.value.prefix == "" ? null : each.value.prefix
