@@ -75,7 +75,7 @@ func (s *Service) Rollback(ctx context.Context, o RollbackOptions) (Rollback, er
 		return answer, err
 	}
 	if d == nil {
-		return answer, fmt.Errorf("Temporal knows no worker deployment %s in namespace %s: give the name that the worker has (TEMPORAL_DEPLOYMENT_NAME)", o.DeploymentName, s.namespace)
+		return answer, fmt.Errorf("no worker deployment %s is known to Temporal in namespace %s: give the name that the worker has (TEMPORAL_DEPLOYMENT_NAME)", o.DeploymentName, s.namespace)
 	}
 	live, err := o.State.Builds(ctx)
 	if err != nil {
@@ -159,7 +159,7 @@ func (v *versions) usable(ctx context.Context, target Build, current string, o R
 			return ScalingServerless, fmt.Errorf("its worker has never polled for %s: Temporal would not wake it", kindsOf(missing))
 		}
 		if err := v.validateCompute(ctx, target.ID, config); err != nil {
-			return ScalingServerless, fmt.Errorf("Temporal cannot use its pool %s: %w", poolOf(config), err)
+			return ScalingServerless, fmt.Errorf("its pool %s is of no use to Temporal: %w", poolOf(config), err)
 		}
 		return ScalingServerless, nil
 	}
@@ -260,7 +260,7 @@ func (s *Service) PruneBuilds(ctx context.Context, o PruneOptions) ([]Pruned, er
 		return nil, err
 	}
 	if d == nil {
-		return nil, fmt.Errorf("Temporal knows no worker deployment %s in namespace %s, so nothing tells which builds are needed: give the name that the worker has (TEMPORAL_DEPLOYMENT_NAME)", o.DeploymentName, s.namespace)
+		return nil, fmt.Errorf("no worker deployment %s is known to Temporal in namespace %s, so nothing tells which builds are needed: give the name that the worker has (TEMPORAL_DEPLOYMENT_NAME)", o.DeploymentName, s.namespace)
 	}
 	kept := formerly(d)
 	kept = kept[:min(max(o.Keep, 0), len(kept))]

@@ -109,13 +109,13 @@ func TestRollbackThatIsRefused(t *testing.T) {
 		"to a pool that is gone": {"one", func(d *deployments, _ *State) {
 			d.builds["one"] = rested(t, "pool-one").is(isDrained, time.Now())
 			d.builds["one"].trouble = "worker pool pool-one not found"
-		}, "Temporal cannot use its pool pool-one: worker pool pool-one not found"},
+		}, "its pool pool-one is of no use to Temporal: worker pool pool-one not found"},
 		"to a pool that has never come up": {"one", func(d *deployments, _ *State) {
 			d.builds["one"] = rested(t, "pool-one").is(isInactive, time.Time{})
 			d.builds["one"].bound = kinds[:1]
 		}, "its worker has never polled for activity tasks"},
 		"when no other has been current": {"", func(d *deployments, _ *State) { d.builds["one"].lastCurrent = time.Time{} }, "no other build than two has been current: name one with --to, of two, one"},
-		"of a deployment nobody knows":   {"", func(d *deployments, _ *State) { d.exists = false }, "knows no worker deployment penstock-prod"},
+		"of a deployment nobody knows":   {"", func(d *deployments, _ *State) { d.exists = false }, "no worker deployment penstock-prod is known"},
 		"to what is no build":            {"One", func(*deployments, *State) {}, `"One" is no build ID`},
 		"when somebody else was faster": {"one", func(d *deployments, _ *State) {
 			n := 0

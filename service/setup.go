@@ -373,7 +373,7 @@ func (p *setup) current(ctx context.Context) (StepResult, string, error) {
 		return "", "", err
 	}
 	if d == nil {
-		return "", "", fmt.Errorf("Temporal does not know the worker deployment %s any more", p.o.DeploymentName)
+		return "", "", fmt.Errorf("the worker deployment %s is gone from Temporal", p.o.DeploymentName)
 	}
 	if d.current() == p.o.Build {
 		p.Previous, p.Current = p.o.Build, p.o.Build

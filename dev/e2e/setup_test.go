@@ -79,10 +79,31 @@ func (d deployed) add(t *testing.T, build string) {
 
 func imageOf(build string) string { return fmt.Sprintf("registry.example/worker@sha256:%064x", build) }
 
-// setup sets a build up, and wants the results of its steps.
+// whileServed runs a command line that waits for a build, and starts the build's worker.
+func (d deployed) whileServed(t *testing.T, build string, args ...string) string {
+	t.Helper()
+	var code int
+	var stdout, stderr string
+	var wg sync.WaitGroup
+	wg.Go(func() { code, stdout, stderr = cli(t, d.environment(), args...) })
+	d.serve(t, build)
+	wg.Wait()
+	if code != 0 {
+		t.Fatalf("penstock %q ends with %d\n%s\n%s", args, code, stdout, stderr)
+	}
+	return stdout
+}
+
+// setup sets a build up that is being deployed, and wants the results of its steps.
 func (d deployed) setup(t *testing.T, build string, want ...string) setupDone {
 	t.Helper()
-	stdout, _ := d.run(t, 0, "setup", "--build", build, "--deployment-name", workerDeployment, "-o", "json")
+	args := []string{"setup", "--build", build, "--deployment-name", workerDeployment, "-o", "json"}
+	var stdout string
+	if d.workers[build] == nil {
+		stdout = d.whileServed(t, build, args...)
+	} else {
+		stdout, _ = d.run(t, 0, args...)
+	}
 	var done setupDone
 	decodeJSON(t, stdout, &done)
 	var got []string
@@ -137,7 +158,6 @@ func TestBuildsAreSetUpAndRolledBack(t *testing.T) {
 		t.Errorf("setup registered no search attributes: %v, %v", list.GetCustomAttributes(), err)
 	}
 
-	d.serve(t, thisBuild)
 	d.setup(t, thisBuild, "found", "found", "found", "found", "done")
 	d.setup(t, thisBuild, "found", "found", "found", "found", "found")
 
@@ -145,7 +165,6 @@ func TestBuildsAreSetUpAndRolledBack(t *testing.T) {
 	job := open.job(t, "only", 1)
 
 	d.add(t, nextBuild)
-	d.serve(t, nextBuild)
 	if done := d.setup(t, nextBuild, "found", "found", "found", "found", "done"); done.Previous != thisBuild {
 		t.Errorf("before, %q was current, want %s", done.Previous, thisBuild)
 	}
@@ -179,10 +198,7 @@ func TestBuildsAreSetUpAndRolledBack(t *testing.T) {
 		t.Errorf("rollback to a build that is gone says %s", stderr)
 	}
 	d.wantCurrent(t, thisBuild)
-	d.serve(t, nextBuild)
-	if back = d.rollback(t); back.Current != nextBuild {
-		t.Errorf("rolled back again: %+v", back)
-	}
+	d.whileServed(t, nextBuild, "rollback", "--deployment-name", workerDeployment)
 	d.wantCurrent(t, nextBuild)
 
 	t.Run("nor does another namespace take the deployment's ID", func(t *testing.T) {
