@@ -20,7 +20,7 @@ func agents() []string {
 func TestBootstrapAnEmptyOrganization(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, "bootstrap")
-	r := y.run(t, nil, "bootstrap", "--yes", "--create", "folders/42", "--billing", "01AB", "--github", "acme/pipelines", "acme-data")
+	r := y.run(t, nil, "bootstrap", "--yes", "--create", "folders/42", "--billing", "01AB", "--github", "acme/pipelines", "--repository", "projects/p/r", "--canary", "gs://b/*.csv", "acme-data")
 	r.wantStatus(t, 0)
 	got := r.changes()
 	if i := slices.IndexFunc(got, func(c string) bool { return strings.HasPrefix(c, "gcloud services enable ") }); i >= 0 {
@@ -30,7 +30,7 @@ func TestBootstrapAnEmptyOrganization(t *testing.T) {
 	wantCalls(t, got, append(want,
 		"gcloud storage buckets create gs://acme-data-terraform-state --project=acme-data --location=us-central1 --uniform-bucket-level-access --public-access-prevention --soft-delete-duration=30d",
 		"gcloud storage buckets update gs://acme-data-terraform-state --versioning",
-		applied+" -var=github=acme/pipelines")...)
+		applied+" -var=github=acme/pipelines -var=repository=projects/p/r -var=canary=gs://b/*.csv")...)
 	r.wantSaid(t, "export PENSTOCK_STATE_BUCKET=acme-data-terraform-state", "penstock-prod-deployer@acme-data.iam.gserviceaccount.com")
 }
 

@@ -89,8 +89,8 @@ func TestCloudBuild(t *testing.T) {
 			t.Errorf("step %s: %s is neither a script nor make, so that no laptop can do it", s.ID, s.Entrypoint)
 		}
 		// What a pull request may do is decided in one place.
-		if s.Entrypoint == "scripts/deploy" && !slices.Equal(s.Args[:2], []string{"--action", "${_ACTION}"}) {
-			t.Errorf("step %s: it does not say which action: %q", s.ID, s.Args)
+		if s.Entrypoint == "scripts/deploy" && !slices.Equal(s.Args[:4], []string{"--action", "${_ACTION}", "--deployment", "${_DEPLOYMENT}"}) {
+			t.Errorf("step %s: it does not say which action, of which deployment: %q", s.ID, s.Args)
 		}
 	}
 	if want := []string{"terraform", "lint", "test", "test-terraform", "image", "functions", "apply", "setup", "smoke"}; !slices.Equal(ids, want) {

@@ -1,6 +1,8 @@
 package scripts
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -205,6 +207,17 @@ func TestWithoutCosignItIsSaidThatNothingIsSigned(t *testing.T) {
 	r.wantStatus(t, 0)
 	r.wantSaid(t, "NOT SIGNED")
 	wantCalls(t, r.changes(), "crane push ROOT/.penstock/image/oci registry/images/worker:"+newBuild)
+
+	if err := os.Remove(filepath.Join(y.root, "programs/cosign")); err != nil {
+		t.Fatal(err)
+	}
+	r = y.run(t, nil, "deploy", "image")
+	r.wantStatus(t, 0)
+	r.wantSaid(t, "NOT SIGNED: cosign is not installed")
+	wantCalls(t, r.changes())
+	r = y.run(t, []string{"FAILS=go"}, "deploy", "--sign", "required", "image")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "cosign is not installed and cannot be built")
 }
 
 func TestTheFirstApplyWaitsForCredentials(t *testing.T) {
