@@ -111,6 +111,26 @@ func TestAFailedStepLeavesTheOldBuildCurrent(t *testing.T) {
 	}
 }
 
+func TestAnInterruptedSetupPutsTheOldBuildBack(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	r := y.run(t, []string{"FAILS=interrupted"}, "deploy", "--yes")
+	r.wantStatus(t, 130)
+	if y.read("current") != oldBuild || strings.Contains(y.read("applied"), newBuild) {
+		t.Errorf("current %s, in the pool %s", y.read("current"), y.read("applied"))
+	}
+}
+
+// The next attempt finds the new build in the pool, and cannot know which was there before.
+func TestAFailedSetupSaysThatThePoolRunsWhatIsNotCurrent(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.run(t, nil, "deploy", "--yes", "image", "functions", "apply").wantStatus(t, 0)
+	r := y.run(t, []string{"FAILS=setup"}, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "scripts/deploy --build BUILD")
+}
+
 func TestAFailedServerlessStepLeavesThePoolsAlone(t *testing.T) {
 	t.Parallel()
 	for _, step := range []string{"setup", "smoke"} {

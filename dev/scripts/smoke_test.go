@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestHowFarACanaryCame tells of each stage that an event can be stuck at. The local stack's tests have real ones come through.
+// TestHowFarACanaryCame has an event be stuck at each stage.
 func TestHowFarACanaryCame(t *testing.T) {
 	t.Parallel()
 	const run = `{"runId": "prod/orders/a", "outcome": "running", "steps": [{"name": "load", "outcome": "running", "waiting": "%", "attempts": [%]}]}`
