@@ -295,6 +295,36 @@ func TestNothingIsTakenAwayOnAGuess(t *testing.T) {
 	}
 }
 
+func TestKeysOfOtherAccountsAreLeftAloneThoughTheyAreListed(t *testing.T) {
+	w := newWorld(t)
+	w.allKeys = true
+	w.rotateOnce()
+	w.rotateOnce()
+}
+
+func TestAVersionThatChangedSinceItWasSeenIsLookedAtAgain(t *testing.T) {
+	w := newWorld(t)
+	due := w.at
+	if _, err := w.pass(t.Context(), due); err != nil {
+		t.Fatal(err)
+	}
+	w.advance(time.Hour)
+	w.hook = func(_ int, what string) fate {
+		if strings.HasSuffix(what, ":disable") {
+			w.mu.Lock()
+			w.versions[0].etag++ // somebody disabled and enabled it
+			w.mu.Unlock()
+		}
+		return served
+	}
+	if _, err := w.pass(t.Context(), due); err == nil || w.versions[0].state != enabled {
+		t.Errorf("%v, the version is %s; want it left, and an error", err, w.versions[0].state)
+	}
+	w.hook = nil
+	w.redeliver(due)
+	w.mustBeClean()
+}
+
 func TestASecretThatNobodyCanUseIsRepaired(t *testing.T) {
 	for name, harm := range map[string]func(*world){
 		"it has no version":                      func(w *world) { w.versions = nil },

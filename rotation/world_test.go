@@ -52,6 +52,7 @@ type world struct {
 	refuses  func(*cloudKey) bool             // keys that the namespace does not let in
 	opFails  bool
 	opaque   bool // current-identity answers 503
+	allKeys  bool // a list of keys heeds no filter
 	broken   []string
 	told     []string // errors that passes returned
 }
@@ -416,7 +417,7 @@ func (w *world) serveCloud(rw http.ResponseWriter, q *http.Request) {
 		from, _ := strconv.Atoi(q.URL.Query().Get("pageToken"))
 		list, next := []any{}, ""
 		for i := from; i < len(w.keys); i++ {
-			if k := w.keys[i]; !k.deleted && k.owner == q.URL.Query().Get("ownerId") {
+			if k := w.keys[i]; !k.deleted && (w.allKeys || k.owner == q.URL.Query().Get("ownerId")) {
 				if len(list) == 2 {
 					next = strconv.Itoa(i)
 					break
