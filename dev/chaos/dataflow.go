@@ -37,7 +37,7 @@ func launchAnswerLost() Scenario {
 	return Scenario{
 		Name:  "launch-answer-lost",
 		What:  "three of ten launches take effect and are not answered. Their jobs are found, and none is launched again",
-		Bound: time.Minute,
+		Bound: 2 * time.Minute,
 		Setup: Setup{Faults: []faults.Rule{lostAnswers}},
 		Run:   func(ctx context.Context, b *Bench) error { return runLosing(ctx, b, b.N(200)) },
 	}
@@ -47,7 +47,7 @@ func launchAnswerLostJobEnds() Scenario {
 	return Scenario{
 		Name:  "launch-answer-lost-job-ends",
 		What:  "three of ten launches are not answered, and their jobs are over before anybody looks, so that their names are free again. They are found in the list of all states, before news of them come",
-		Bound: time.Minute,
+		Bound: 2 * time.Minute,
 		Short: true,
 		Setup: Setup{
 			Env: []string{"PENSTOCK_SAFETY_INTERVAL=1h"},
@@ -168,7 +168,7 @@ func emulatorKilled() Scenario {
 	return Scenario{
 		Name:  "emulator-killed",
 		What:  "Dataflow, which is the emulator here, is killed under load, and comes back with its jobs. What was not answered is looked for, and every job is followed to its end",
-		Bound: time.Minute,
+		Bound: 2 * time.Minute,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("brief", "quick"), pipelineOf("slow", "seconds")),
 			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=10s"},

@@ -45,13 +45,13 @@ var delivery = []Scenario{
 		Name:  "functions-killed-before-start",
 		What:  "The functions are killed while they ask Temporal to start runs, before it hears of it: redelivery starts each once.",
 		Short: true,
-		Bound: time.Minute,
+		Bound: 2 * time.Minute,
 		Run:   functionsKilled(faults.Requests),
 	},
 	{
 		Name:  "functions-killed-after-start",
 		What:  "The functions are killed after Temporal started the runs, before they hear of it: redelivery starts nothing.",
-		Bound: time.Minute,
+		Bound: 2 * time.Minute,
 		Run:   functionsKilled(faults.Answers),
 	},
 	{
@@ -66,7 +66,7 @@ var delivery = []Scenario{
 	{
 		Name:  "bad-file",
 		What:  "A pipelines file turns bad under warm and under cold functions: what it can still be known to want runs, the rest waits for its repair.",
-		Bound: time.Minute,
+		Bound: 2 * time.Minute,
 		Setup: Setup{Pipelines: map[string]string{"orders.yaml": Orders, "exports.yaml": exports, "reports.yaml": reports}},
 		Run:   badFile,
 	},
@@ -209,7 +209,7 @@ var reports = strings.NewReplacer("name: orders", "name: reports", `"orders/**"`
 // badFile has reports.yaml turn bad four times worse: under functions that know it, under
 // new ones that find its last good version beside it, and under new ones that find nothing.
 func badFile(ctx context.Context, b *Bench) error {
-	n := b.N(60)
+	n := b.N(25)
 	both := func() []Event { return b.Shuffle(append(b.Objects("orders", n), b.Objects("reports", n)...)) }
 	if err := b.Deliver(ctx, Load{Events: both(), Over: pace(2 * n)}); err != nil {
 		return err

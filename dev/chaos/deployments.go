@@ -26,7 +26,7 @@ func twoDeployments() Scenario {
 		Name:  "two-deployments",
 		What:  "two deployments in one project, namespace and bucket have the same pipelines and get the same events; runs of one are cancelled, others left without anybody to watch their jobs, and both sweep for orphans. Each runs its own and touches no job of the other",
 		Short: true,
-		Bound: 30 * time.Second,
+		Bound: time.Minute,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("brief", "quick"), pipelineOf("held", "quick"), pipelineOf("cancelled", "endless"), pipelineOf("orphaned", "endless")),
 			Faults:    []faults.Rule{held("held"), heldThere},
@@ -78,7 +78,7 @@ func handedOverUnderSweep() Scenario {
 	return Scenario{
 		Name:  "handed-over-under-sweep",
 		What:  "while sweeps look for orphans to cancel, runs are reset and hand their jobs over, and runs that were terminated with their jobs' workflows are retried: no healthy job is taken, and the jobs that nobody comes back for are",
-		Bound: 20 * time.Second,
+		Bound: 45 * time.Second,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("reset", "quick"), pipelineOf("retried", "quick"), pipelineOf("orphaned", "endless")),
 			Faults:    []faults.Rule{held("reset"), held("retried")},

@@ -30,7 +30,7 @@ func retention() Scenario {
 		Name:  "retention",
 		What:  "runs end, Temporal's retention passes and Dataflow forgets their jobs, and every event comes again: each ends as duplicate of the first run, and no job is launched",
 		Short: true,
-		Bound: 20 * time.Second,
+		Bound: 45 * time.Second,
 		Setup: Setup{Pipelines: files(pipelineOf("once", "quick")+keep, pipelineOf("failed", "failing")+keep)},
 		Run: func(ctx context.Context, b *Bench) error {
 			n := b.N(40)
@@ -129,7 +129,7 @@ func redriveTwice() Scenario {
 		Name:  "redrive-twice",
 		What:  "events that no run could be made of lie twice in the dead letters; their pipelines file is mended, and they are redriven by two people at once, while the functions are killed, and twice more: each runs once",
 		Short: true,
-		Bound: 20 * time.Second,
+		Bound: 45 * time.Second,
 		Setup: Setup{Pipelines: files(fmt.Sprintf(numbered, "${string(int(object.number))}"))},
 		Run: func(ctx context.Context, b *Bench) error {
 			n := b.N(24)
@@ -227,7 +227,7 @@ func reconcileTwice() Scenario {
 		Name:  "reconcile-twice",
 		What:  "half of the events of new objects are lost: penstock reconcile --start-missing starts exactly those, and a second time nothing",
 		Short: true,
-		Bound: 20 * time.Second,
+		Bound: 45 * time.Second,
 		Setup: Setup{Faults: []faults.Rule{{Name: lost, At: faults.Events, Fault: faults.Lose, Operation: "storage", Rate: Rate(0.5)}}},
 		Run: func(ctx context.Context, b *Bench) error {
 			n := b.N(40)

@@ -100,7 +100,7 @@ func childTerminated() Scenario {
 		Name:  "child-terminated",
 		What:  "the workflows of jobs are terminated: while the job runs, when it ends before anybody looks, and while its launch has no answer. Each attempt goes on with its own job",
 		Short: true,
-		Bound: 20 * time.Second,
+		Bound: 45 * time.Second,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("steady", "quick", retry), pipelineOf("ending", "quick", retry), pipelineOf("unsure", "quick", retry)),
 			Faults:    []faults.Rule{held("steady"), held("ending"), held("unsure"), unanswered("unsure", true)},
@@ -135,7 +135,7 @@ func runTerminated() Scenario {
 	return Scenario{
 		Name:  "run-terminated",
 		What:  "runs are terminated: as they are, while no worker is there, and just after a reset, when their jobs' workflows are no children of theirs. Their jobs are cancelled",
-		Bound: 30 * time.Second,
+		Bound: time.Minute,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("plain", "endless"), pipelineOf("alone", "endless"), pipelineOf("lost", "endless")),
 			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=5s"},
@@ -171,7 +171,7 @@ func runResetBeforeChildEnd() Scenario {
 		Name:  "run-reset-before-child-end",
 		What:  "runs are reset while their jobs run: to their beginning, and to where they know the job's workflow; and cancelled after that. The jobs go on under new workflows, and none is launched again",
 		Short: true,
-		Bound: 20 * time.Second,
+		Bound: 45 * time.Second,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("beginning", "quick"), pipelineOf("middle", "quick"), pipelineOf("stopped", "endless")),
 			Faults:    []faults.Rule{held("beginning"), held("middle")},
@@ -212,7 +212,7 @@ func runResetAfterChildEnd() Scenario {
 	return Scenario{
 		Name:  "run-reset-after-child-end",
 		What:  "runs that are over are reset to their beginning: they find their jobs, which are over too, and neither launch another nor get failed attempts back",
-		Bound: 20 * time.Second,
+		Bound: 45 * time.Second,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("done", "quick"), pipelineOf("failed", "failing", "retry: {attempts: 2, backoff: 1s}")),
 		},
@@ -237,7 +237,7 @@ func cancelDuringLaunch() Scenario {
 		Name:  "cancel-during-launch",
 		What:  "runs are cancelled while their launch is under way: it takes effect and is not answered, and its job's status events come or are lost; it never takes effect; or it is slow. What was launched is cancelled and named, and nothing is launched after",
 		Short: true,
-		Bound: 30 * time.Second,
+		Bound: time.Minute,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("kept", "endless"), pipelineOf("unheard", "endless"), pipelineOf("lost", "endless"), pipelineOf("slow", "endless")),
 			Faults: []faults.Rule{
@@ -293,7 +293,7 @@ func oneOfThreeFails() Scenario {
 	return Scenario{
 		Name:  "one-of-three-fails",
 		What:  "one of three jobs side by side fails: the run stops the others, waits for their end, and begins nothing more",
-		Bound: 30 * time.Second,
+		Bound: time.Minute,
 		Setup: Setup{Pipelines: files(oneOfThree)},
 		Run: func(ctx context.Context, b *Bench) error {
 			return b.Deliver(ctx, Load{Events: outcome(b.Objects("three", b.N(20)), runs.OutcomeFailed)})

@@ -22,7 +22,7 @@ func changedSpec() Scenario {
 		Name:  "changed-spec",
 		What:  "jobs lie under the names that runs are to use: active or over with our label and other contents, or with another's label. Each run fails and says why; no job of theirs is touched, and none is launched",
 		Short: true,
-		Bound: 30 * time.Second,
+		Bound: time.Minute,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("active", "quick"), pipelineOf("over", "quick"), pipelineOf("foreign", "quick")),
 			Images:    map[string]string{"while": `{"script": [{"state": "RUNNING"}, {"after": "8s", "state": "DONE"}]}`},

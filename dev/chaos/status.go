@@ -77,7 +77,7 @@ func statusEvents() Scenario {
 	return Scenario{
 		Name:  "status-events",
 		What:  "of the status events of 300 jobs three of ten are lost, three of ten come three times, and all late and in any order; others are stale, or of jobs that do not exist. Every run ends as its job did",
-		Bound: 45 * time.Second,
+		Bound: 90 * time.Second,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("good", "seconds"), pipelineOf("bad", "failing")),
 			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=8s"},
@@ -140,7 +140,7 @@ func statusFalse() Scenario {
 		What:  "jobs are said to have ended that do not exist, under the names of ours that run; and those that have ended are said to run, before anybody saw their end. Neither is believed",
 		Short: true,
 		// Nothing looks for itself: what takes a falsehood for true stays behind.
-		Bound: 20 * time.Second,
+		Bound: 45 * time.Second,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("good", "quick"), pipelineOf("bad", "failing")),
 			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h"},

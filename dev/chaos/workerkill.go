@@ -38,7 +38,7 @@ const killCall = 10 * time.Second
 // the activities of the dead time out (10 s), a launch that may have been written is
 // looked for until the horizon (10 + 2 s), Temporal gives tasks up that it held for the
 // dead (10 s), and the machine may be busy.
-const killRecovery = 45 * time.Second
+const killRecovery = 90 * time.Second
 
 // killWaves are the points, by what can be reached at once.
 func killWaves() [][]killPoint {

@@ -25,7 +25,7 @@ func workerPaused() Scenario {
 	return Scenario{
 		Name:  "paused-worker",
 		What:  "a worker sleeps between look-up and launch, as a machine that is moved does, until another has ended its attempts. It wakes up, and launches nothing",
-		Bound: 20 * time.Second,
+		Bound: 45 * time.Second,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("parked", "quick")),
 			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h", "PENSTOCK_CALL_TIMEOUT=4s", "PENSTOCK_LOOKUP_HORIZON=1s"},
@@ -76,7 +76,7 @@ func workersAtZero() Scenario {
 	return Scenario{
 		Name:  "scaled-to-zero",
 		What:  "there is no worker for half a minute, while 100 jobs run and end. The news of their ends wait, and bring them to their end when a worker is back, without a look at Dataflow",
-		Bound: 30 * time.Second,
+		Bound: time.Minute,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("long", "quick"), pipelineOf("wrong", "failing")),
 			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h"},
@@ -117,7 +117,7 @@ func workersScaledIn() Scenario {
 	return Scenario{
 		Name:  "scaled-in",
 		What:  "two to four workers under load, of which now and then one is stopped, as a platform does that looks at queues alone: SIGTERM, and SIGKILL after 10 s. Others take over",
-		Bound: time.Minute,
+		Bound: 2 * time.Minute,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("brief", "quick"), pipelineOf("slow", "seconds")),
 			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h", "PENSTOCK_CALL_TIMEOUT=12s", "PENSTOCK_LOOKUP_HORIZON=2s"},
