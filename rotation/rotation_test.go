@@ -52,6 +52,10 @@ func TestARotationInItsSteps(t *testing.T) {
 	if result, err = w.pass(t.Context(), due); err != nil || !result.Next.IsZero() {
 		t.Errorf("last pass: %+v, %v", result, err)
 	}
+	// The key is listed still, while it is being deleted.
+	if result, err = w.pass(t.Context(), due); err != nil || !result.Next.IsZero() {
+		t.Errorf("a pass after the last: %+v, %v", result, err)
+	}
 	w.mustBeClean()
 }
 
@@ -375,6 +379,32 @@ func TestKeysThatCrashesLeftAreDeletedAndBounded(t *testing.T) {
 	}
 	w.hook = nil
 	w.redeliver(due)
+	w.mustBeClean()
+}
+
+// TestTheKeyInMemoryOutlivesRotationsThatFail has a person disable the newest version, so that readers go on with what they
+// have, while no new key works.
+func TestTheKeyInMemoryOutlivesRotationsThatFail(t *testing.T) {
+	w := newWorld(t)
+	w.rotateOnce()
+	inMemory := w.byToken(w.versions[1].data)
+	w.versions[1].state = "DISABLED"
+	w.refuses = func(k *cloudKey) bool { return k != inMemory }
+	for range 60 {
+		if _, err := w.pass(t.Context(), time.Time{}); err == nil {
+			t.Fatal("a key that does not work was put in")
+		}
+		w.advance(5 * time.Minute)
+	}
+	if inMemory.deleted {
+		t.Error("the key that readers have was deleted while there is no other")
+	}
+	if n := len(w.alive()); n > maxUnheld+1 {
+		t.Errorf("%d keys are there", n)
+	}
+	w.refuses = nil
+	w.redeliver(time.Time{})
+	w.broken = nil // a person broke it
 	w.mustBeClean()
 }
 

@@ -79,6 +79,7 @@ type cloudKey struct {
 	created, expires                  time.Time
 	version                           int
 	deleted                           bool
+	removed                           time.Time // until when a deleted key is listed still
 }
 
 func newWorld(t *testing.T) *world {
@@ -396,12 +397,17 @@ func (w *world) serveCloud(rw http.ResponseWriter, q *http.Request) {
 	token := strings.TrimPrefix(q.Header.Get("Authorization"), "Bearer ")
 	caller := w.byToken(token)
 	show := func(k *cloudKey) map[string]any {
-		return map[string]any{"id": k.id, "resourceVersion": strconv.Itoa(k.version), "state": "RESOURCE_STATE_ACTIVE", "createdTime": k.created.Format(time.RFC3339Nano),
+		state := "RESOURCE_STATE_ACTIVE"
+		if k.deleted {
+			state = "RESOURCE_STATE_DELETING"
+		}
+		return map[string]any{"id": k.id, "resourceVersion": strconv.Itoa(k.version), "state": state, "createdTime": k.created.Format(time.RFC3339Nano),
 			"lastModifiedTime": nil, "spec": map[string]any{"ownerId": k.owner, "ownerType": serviceAccount, "displayName": k.name, "expiryTime": k.expires.Format(time.RFC3339)}}
 	}
 	running := map[string]any{"id": "", "state": "STATE_IN_PROGRESS", "checkDuration": "1.5s", "operationType": "key"}
 	id := strings.TrimPrefix(q.URL.Path, "/cloud/api-keys/")
-	i := slices.IndexFunc(w.keys, func(k *cloudKey) bool { return k.id == id && !k.deleted })
+	there := func(k *cloudKey) bool { return !k.deleted || w.at.Before(k.removed) }
+	i := slices.IndexFunc(w.keys, func(k *cloudKey) bool { return k.id == id && there(k) })
 	switch {
 	case caller == nil || !w.accepted(caller):
 		refuse(http.StatusUnauthorized, 16, "the token "+token+" is not valid")
@@ -417,7 +423,7 @@ func (w *world) serveCloud(rw http.ResponseWriter, q *http.Request) {
 		from, _ := strconv.Atoi(q.URL.Query().Get("pageToken"))
 		list, next := []any{}, ""
 		for i := from; i < len(w.keys); i++ {
-			if k := w.keys[i]; !k.deleted && (w.allKeys || k.owner == q.URL.Query().Get("ownerId")) {
+			if k := w.keys[i]; there(k) && (w.allKeys || k.owner == q.URL.Query().Get("ownerId")) {
 				if len(list) == 2 {
 					next = strconv.Itoa(i)
 					break
@@ -465,11 +471,11 @@ func (w *world) serveCloud(rw http.ResponseWriter, q *http.Request) {
 		running["id"] = k.operation
 		write(rw, map[string]any{"keyId": k.id, "token": k.token, "asyncOperation": running})
 	case q.Method == http.MethodDelete && i >= 0:
-		if v := q.URL.Query().Get("resourceVersion"); v != strconv.Itoa(w.keys[i].version) {
+		if v := q.URL.Query().Get("resourceVersion"); w.keys[i].deleted || v != strconv.Itoa(w.keys[i].version) {
 			refuse(http.StatusBadRequest, 9, "the resource version is not the current one")
 			return
 		}
-		w.keys[i].deleted = true
+		w.keys[i].deleted, w.keys[i].removed = true, w.at.Add(5*time.Minute)
 		running["id"] = "delete-" + id
 		write(rw, map[string]any{"asyncOperation": running})
 	case q.Method == http.MethodGet && strings.HasPrefix(q.URL.Path, "/cloud/operations/"):
