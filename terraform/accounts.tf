@@ -156,6 +156,25 @@ resource "google_project_iam_custom_role" "scaler" {
   depends_on = [google_project_service.this]
 }
 
+# What the rotator does to its two secrets, granted on each. It destroys nothing: a version that was disabled by mistake can be enabled again.
+resource "google_project_iam_custom_role" "rotator" {
+  count = local.rotator == null ? 0 : 1
+
+  project     = var.project.id
+  role_id     = "penstock_${var.deployment}_rotator"
+  title       = "Penstock ${var.deployment}: rotator"
+  description = "List, read, add and disable versions of secrets."
+
+  permissions = [
+    "secretmanager.versions.access",
+    "secretmanager.versions.add",
+    "secretmanager.versions.disable",
+    "secretmanager.versions.list",
+  ]
+
+  depends_on = [google_project_service.this]
+}
+
 # Whoever deploys makes things run as these accounts: on the accounts, not on the project.
 resource "google_service_account_iam_member" "deployer" {
   for_each = {

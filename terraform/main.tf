@@ -67,11 +67,14 @@ module "rotation" {
   name        = "${local.name}-rotator"
   labels      = local.labels
   account     = google_service_account.rotator[0].email
+  role        = "projects/${var.project.id}/roles/${google_project_iam_custom_role.rotator[0].role_id}"
   push        = google_service_account.push.email
   image       = local.rotator.image
   environment = module.temporal_connection.environment
   key         = { secret = module.temporal_connection.secrets["api-key"].id, owner = local.rotator.owner }
   cloud_key   = { secret = module.temporal_connection.cloud_key, owner = local.rotator.cloud_owner }
+  grace       = local.rotator.grace
+  retire      = local.rotator.retire
   lifetime    = local.rotator.lifetime
   topic       = module.temporal_connection.rotation_topic
   network     = var.network
@@ -206,6 +209,7 @@ module "observability" {
   functions     = [for name, f in local.entry_points : "${local.name}-${f.slug}"]
   subscriptions = flatten([for name, f in local.entry_points : [for s in keys(f.subscriptions) : "${local.name}-${f.slug}-${s}"]])
   dead_letters  = "${local.name}-dead-letters"
+  rotator       = local.rotator == null ? null : "${local.name}-rotator"
 
   depends_on = [google_project_service.this, module.trigger]
 }

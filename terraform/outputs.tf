@@ -37,6 +37,11 @@ output "rotation_subscription" {
   value       = module.temporal_connection.rotation_subscription
 }
 
+output "rotator" {
+  description = "The service that rotates the API key, its image, and the full name of the topic that it is told by; null without one."
+  value       = one([for r in module.rotation : merge(r.service, { topic = module.temporal_connection.rotation_topic })])
+}
+
 output "worker" {
   description = "What `penstock setup` registers: Temporal's deployment name, the form, and build ID to pool and, where Temporal scales it, to compute configuration."
   value = {

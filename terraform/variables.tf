@@ -242,8 +242,10 @@ variable "temporal" {
       server_name     the name in the server's certificate, where it is not the host's
       server_ca       the PEM certificate of the authority that signed it, where that is not a public one
       rotation        when the API key's rotation is due: every `period` (in seconds: 5184000s, 60 days), from the time `first` on; and
-                      the `rotator` that does it on Temporal Cloud: its `image` by digest, the `owner` of the key and the `cloud_owner` of the key
-                      that it makes keys with (IDs of service accounts of Temporal Cloud), and for how long a new key is valid
+                      the `rotator` that does it on Temporal Cloud: its `image` by digest, which scripts/deploy gives as the folder's variable
+                      rotator_image; the `owner` of the key and the `cloud_owner` of the key that it makes keys with (IDs of service accounts of
+                      Temporal Cloud); for how long a new key is valid (`lifetime`, in hours: 2160h, 90 days); and when, after a new key was put
+                      in, old versions are disabled (`grace`, 15m) and old keys deleted (`retire`, 1h)
       rotators        members that rotate it instead: people, or something of your own
       controllers     for serverless workers: Temporal's own identities, which resize the worker pools, as members
   EOT
@@ -261,6 +263,8 @@ variable "temporal" {
         owner       = string
         cloud_owner = string
         lifetime    = optional(string)
+        grace       = optional(string)
+        retire      = optional(string)
       }))
     }))
     rotators    = optional(list(string), [])
@@ -300,6 +304,27 @@ variable "temporal" {
   validation {
     condition     = try(var.temporal.rotation.rotator == null || can(regex("^[^@ ]+/[^@ ]+@sha256:[0-9a-f]{64}$", var.temporal.rotation.rotator.image)), true)
     error_message = "temporal.rotation.rotator.image must be named by digest, REGISTRY/REPOSITORY@sha256:…"
+  }
+
+  validation {
+    condition = try(var.temporal.rotation.rotator == null, true) || try(
+      3 * tonumber(trimsuffix(var.temporal.rotation.period, "s")) <= 2 * 3600 * tonumber(trimsuffix(coalesce(var.temporal.rotation.rotator.lifetime, "2160h"), "h")),
+      false
+    )
+    error_message = "temporal.rotation.period must be at most two thirds of temporal.rotation.rotator.lifetime, so that a rotation that fails is noticed before the key expires, and that in hours: try 5184000s (60 days) and 2160h (90)."
+  }
+
+  validation {
+    condition = try(var.temporal.rotation.rotator == null, true) || try(
+      [
+        for minutes in [[
+          for wait in [coalesce(var.temporal.rotation.rotator.grace, "15m"), coalesce(var.temporal.rotation.rotator.retire, "1h")] :
+          tonumber(regex("^([0-9]+)[mh]$", wait)[0]) * (endswith(wait, "h") ? 60 : 1)
+        ]] : minutes[0] >= 5 && minutes[1] >= 60 && minutes[1] >= minutes[0]
+      ][0],
+      false
+    )
+    error_message = "temporal.rotation.rotator.grace must be 5m at least, retire 1h at least and not below grace, in minutes or hours: readers may go on for that long with what they have read."
   }
 }
 

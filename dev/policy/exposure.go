@@ -25,6 +25,7 @@ const (
 	typePoolGrant    = "google_cloud_run_v2_worker_pool_iam_member"
 	typeTopicGrant   = "google_pubsub_topic_iam_member"
 	typeSubGrant     = "google_pubsub_subscription_iam_member"
+	typeSecretGrant  = "google_secret_manager_secret_iam_member"
 )
 
 var (

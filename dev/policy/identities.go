@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -189,6 +191,16 @@ var identities = []Rule{
 		}, typeCustomRole),
 	},
 	{
+		Name: "rotator-least", Says: "lets a rotator of keys list, read, add and disable versions of its secrets, and do nothing else to anything",
+		check: checkRotator,
+		twin: func(p *Plan) bool {
+			members := rotators(p)
+			return breaks(func(r *Resource) bool {
+				return slices.Contains(members, r.text("member")) && set("role", "roles/secretmanager.secretVersionManager")(r)
+			}, typeSecretGrant)(p)
+		},
+	},
+	{
 		Name: "federation-conditions", Says: "lets in federated identities that meet a condition only",
 		check: func(p *Plan, bad report) {
 			for _, r := range p.of("google_iam_workload_identity_pool_provider") {
@@ -207,6 +219,17 @@ func runners(p *Plan) []string {
 	for _, r := range p.of(typePool) {
 		if member := "serviceAccount:" + r.text("template.0.service_account"); !slices.Contains(members, member) {
 			members = append(members, member)
+		}
+	}
+	return members
+}
+
+// rotators lists the members that services run as which rotate keys.
+func rotators(p *Plan) []string {
+	var members []string
+	for _, r := range p.of(typeService) {
+		if variable(r, "PENSTOCK_ROTATION_SECRETS") != "" {
+			members = append(members, "serviceAccount:"+r.text("template.0.service_account"))
 		}
 	}
 	return members
@@ -270,6 +293,58 @@ func checkScaler(p *Plan, bad report) {
 			return r.text("role") == "roles/iam.serviceAccountTokenCreator" && strings.HasSuffix("serviceAccount:"+r.text("service_account_id"), "/"+strings.TrimPrefix(invoker, "serviceAccount:"))
 		}) {
 			bad(pool.Address, "Temporal may not act as %s: grant its identities roles/iam.serviceAccountTokenCreator there", invoker)
+		}
+	}
+}
+
+func checkRotator(p *Plan, bad report) {
+	needed := []string{"secretmanager.versions.access", "secretmanager.versions.add", "secretmanager.versions.disable", "secretmanager.versions.list"}
+	for _, service := range p.of(typeService) {
+		of := variable(service, "PENSTOCK_ROTATION_SECRETS")
+		if of == "" {
+			continue
+		}
+		member := "serviceAccount:" + service.text("template.0.service_account")
+		for _, r := range p.of(typeProjectGrant) {
+			if r.text("member") == member {
+				bad(r.Address, "the rotator has %s on the whole project: grant it its role on the secrets that it rotates", r.text("role"))
+			}
+		}
+		var secrets []struct {
+			Secret string `json:"secret"`
+		}
+		if err := json.Unmarshal([]byte(of), &secrets); err != nil {
+			bad(service.Address, "PENSTOCK_ROTATION_SECRETS is no list of secrets (%v)", err)
+		}
+		rotated := map[string]bool{}
+		for _, s := range secrets {
+			rotated[s.Secret[strings.LastIndexByte(s.Secret, '/')+1:]] = false
+		}
+		for _, r := range p.of(typeSecretGrant) {
+			if r.text("member") != member {
+				continue
+			}
+			secret := r.text("secret_id")
+			if _, ok := rotated[secret]; !ok {
+				bad(r.Address, "the rotator does not rotate %s: remove the grant", secret)
+				continue
+			}
+			role := findRole(p, r.text("role"))
+			if role == nil {
+				bad(r.Address, "%s is more than a rotator needs: list its permissions in a role", r.text("role"))
+				continue
+			}
+			permissions := texts(role.get("permissions"))
+			slices.Sort(permissions)
+			if !slices.Equal(permissions, needed) {
+				bad(role.Address, "it has %s: a rotator needs %s, and no more", strings.Join(permissions, ", "), strings.Join(needed, ", "))
+			}
+			rotated[secret] = true
+		}
+		for _, secret := range slices.Sorted(maps.Keys(rotated)) {
+			if !rotated[secret] {
+				bad(service.Address, "it may not rotate %s: grant %s its role there", secret, member)
+			}
 		}
 	}
 }

@@ -55,7 +55,7 @@ func TestTerraformSetsVariablesThatProgramsRead(t *testing.T) {
 
 func TestMetricsAreOfFieldsThatAreLogged(t *testing.T) {
 	metrics := read(t, ".tf", "terraform/modules/observability")
-	logged := read(t, ".go", "functions", "worker", "cloudlog")
+	logged := read(t, ".go", "functions", "worker", "cloudlog", "rotation")
 	fields := slices.Concat(found(`EXTRACT\((?:labels|jsonPayload)\.(\w+)\)`, metrics), found(`(?:labels|jsonPayload)\.(penstock_\w+|finding|deployment|durationMs)`, metrics))
 	if len(fields) < 8 {
 		t.Fatalf("the metrics read %v only", fields)
@@ -65,8 +65,8 @@ func TestMetricsAreOfFieldsThatAreLogged(t *testing.T) {
 			t.Errorf("a metric reads %s, which nothing logs", field)
 		}
 	}
-	values := found(`finding=(?:one_of\()?\\"([a-z-]+)\\"`, strings.ReplaceAll(metrics, `${local.found}`, "finding="))
-	if len(values) < 3 {
+	values := found(`finding=(?:one_of\()?\\"([a-z-]+)\\"`, strings.NewReplacer(`${local.found}`, "finding=", `${local.rotation_found}`, "finding=").Replace(metrics))
+	if len(values) < 6 {
 		t.Fatalf("the alerts are about %v only", values)
 	}
 	for _, value := range values {

@@ -129,6 +129,43 @@ steps:
 	}
 }
 
+func TestARotatorMayRotateAndNoMore(t *testing.T) {
+	const member = `"member":"serviceAccount:rotator@p.iam.gserviceaccount.com"`
+	service := resource(typeService, "rotator", `{"template":[{"service_account":"rotator@p.iam.gserviceaccount.com","containers":[{"env":[
+		{"name":"PENSTOCK_ROTATION_SECRETS","value":"[{\"secret\":\"projects/p/secrets/key\"},{\"secret\":\"projects/p/secrets/cloud-key\"}]"}]}]}]}`)
+	role := func(permissions string) string {
+		return resource(typeCustomRole, "role", `{"role_id":"rotator","permissions":[`+permissions+`]}`)
+	}
+	grant := func(secret, role string) string {
+		return resource(typeSecretGrant, secret, `{"secret_id":"`+secret+`","role":"`+role+`",`+member+`}`)
+	}
+	const four, custom = `"secretmanager.versions.list","secretmanager.versions.access","secretmanager.versions.add","secretmanager.versions.disable"`, "projects/p/roles/rotator"
+	for name, tc := range map[string]struct {
+		resources []string
+		want      string
+	}{
+		"four permissions on both secrets":   {[]string{role(four), grant("key", custom), grant("cloud-key", custom)}, ""},
+		"a role of Google's, which destroys": {[]string{role(four), grant("key", "roles/secretmanager.secretVersionManager"), grant("cloud-key", custom)}, "secretVersionManager is more than"},
+		"destroying besides":                 {[]string{role(four + `,"secretmanager.versions.destroy"`), grant("key", custom), grant("cloud-key", custom)}, "versions.destroy"},
+		"a permission that is missing":       {[]string{role(`"secretmanager.versions.list"`), grant("key", custom), grant("cloud-key", custom)}, "a rotator needs"},
+		"one of its secrets alone":           {[]string{role(four), grant("key", custom)}, "may not rotate cloud-key"},
+		"a secret that it does not rotate":   {[]string{role(four), grant("key", custom), grant("cloud-key", custom), grant("password", custom)}, "does not rotate password"},
+		"every secret of the project":        {[]string{role(four), grant("key", custom), grant("cloud-key", custom), resource(typeProjectGrant, "all", `{"role":"`+custom+`",`+member+`}`)}, "on the whole project"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, v := range Check(planned(t, append(tc.resources, service)...)) {
+				if v.Rule == "rotator-least" {
+					got = append(got, v.Message)
+				}
+			}
+			if tc.want == "" && len(got) > 0 || !strings.Contains(strings.Join(got, "\n"), tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestWhatFilesAreTriggeredByArrives(t *testing.T) {
 	file, problems := pipeline.Parse("a.yaml", []byte(`
 name: a

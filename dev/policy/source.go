@@ -31,6 +31,7 @@ var sourceTwins = []sourceTwin{
 	{"worker-least", "accounts.tf", `role    = "projects/${var.project.id}/roles/${google_project_iam_custom_role.worker.role_id}"`, `role = "roles/dataflow.admin"`},
 	{"acts-as-pipelines", "modules/pipeline/main.tf", `"roles/iam.serviceAccountUser"`, `"roles/iam.serviceAccountViewer"`},
 	{"scaler-complete", "accounts.tf", `["run.workerpools.get", "run.workerpools.update"]`, `["run.workerpools.get"]`},
+	{"rotator-least", "accounts.tf", `"secretmanager.versions.disable"`, `"secretmanager.versions.destroy"`},
 	{"federation-conditions", "modules/federation/main.tf", `= each.value.condition`, `= ""`},
 	{"sources-delivered", "triggers.tf", `kinds = distinct(flatten([for s in local.storage : s.kinds if s.bucket == b]))`, `kinds = ["finalized"]`},
 	{"retry-on", "modules/trigger/eventarc.tf", `event_data_content_type = "application/json"`, "event_data_content_type = \"application/json\"\n  retry_policy {\n    max_attempts = 1\n  }"},

@@ -201,11 +201,14 @@ run "keys_are_rotated_by_a_rotator_of_their_own" {
     name              = "penstock-prod-rotator"
     labels            = {}
     account           = "rotator@acme-data.iam.gserviceaccount.com"
+    role              = "projects/acme-data/roles/penstock_prod_rotator"
     push              = "push@acme-data.iam.gserviceaccount.com"
     image             = "acme/rotator@sha256:1111"
     environment       = { TEMPORAL_ADDRESS = "temporal:7233", PENSTOCK_TEMPORAL_API_KEY_FILE = "/etc/secrets/temporal-api-key/value" }
     key               = { secret = "penstock-prod-temporal-api-key", owner = "one" }
     cloud_key         = { secret = "penstock-prod-temporal-cloud-key", owner = "two" }
+    grace             = "20m"
+    retire            = "2h"
     lifetime          = "2160h"
     topic             = "projects/acme-data/topics/rotation"
     dead_letter_topic = "projects/acme-data/topics/dead"
@@ -224,7 +227,79 @@ run "keys_are_rotated_by_a_rotator_of_their_own" {
     error_message = "It tries new keys, and has none mounted to call the namespace with."
   }
   assert {
-    condition     = length(google_secret_manager_secret_iam_member.rotator) == 4 && google_pubsub_subscription.this.push_config[0].oidc_token[0].service_account_email == "push@acme-data.iam.gserviceaccount.com"
-    error_message = "It may read and change versions of both, and is told with a token."
+    condition     = toset([for g in google_secret_manager_secret_iam_member.rotator : "${g.secret_id} ${g.role}"]) == toset(["penstock-prod-temporal-api-key projects/acme-data/roles/penstock_prod_rotator", "penstock-prod-temporal-cloud-key projects/acme-data/roles/penstock_prod_rotator"]) && google_pubsub_subscription.this.push_config[0].oidc_token[0].service_account_email == "push@acme-data.iam.gserviceaccount.com"
+    error_message = "It has its own role on both secrets, and is told with a token."
+  }
+  assert {
+    condition     = alltrue([for kind in ["SECRET_ROTATE", "SECRET_VERSION_ADD", "SECRET_VERSION_ENABLE"] : strcontains(google_pubsub_subscription.this.filter, "attributes.eventType = \"${kind}\"")])
+    error_message = "It is told of what it does something about: ${google_pubsub_subscription.this.filter}"
+  }
+  assert {
+    condition = { for e in google_cloud_run_v2_service.this.template[0].containers[0].env : e.name => e.value if contains(["PENSTOCK_ROTATION_GRACE", "PENSTOCK_ROTATION_RETIRE", "PENSTOCK_ROTATION_LIFETIME"], e.name) } == {
+      PENSTOCK_ROTATION_GRACE    = "20m"
+      PENSTOCK_ROTATION_RETIRE   = "2h"
+      PENSTOCK_ROTATION_LIFETIME = "2160h"
+    }
+    error_message = "It is told how long to wait, and how long keys are valid."
+  }
+}
+
+run "a_rotator_that_is_in_trouble_is_noticed" {
+  command = plan
+
+  module {
+    source = "./modules/observability"
+  }
+
+  variables {
+    name          = "penstock-prod"
+    labels        = {}
+    emails        = []
+    channels      = []
+    slo           = 0.999
+    budget        = null
+    thresholds    = { oldest_unacked = 1800, errors = 5, dead_letters = 0, schedule_latency = 60 }
+    functions     = ["penstock-prod-storage"]
+    subscriptions = []
+    dead_letters  = "penstock-prod-dead-letters"
+    rotator       = "penstock-prod-rotator"
+  }
+
+  assert {
+    condition     = length(setsubtract(["rotation-failed", "rotation-due", "key-left"], output.alerts)) == 0 && strcontains(google_logging_metric.rotation[0].filter, "service_name=\"penstock-prod-rotator\"")
+    error_message = "Watched: ${jsonencode(output.alerts)}"
+  }
+  assert {
+    condition = alltrue([
+      for c in google_monitoring_alert_policy.this["rotation-failed"].conditions[0].condition_threshold :
+      c.threshold_value == 3 && c.aggregations[0].alignment_period == "3600s"
+    ])
+    error_message = "One failure is no harm, several are; they come ten minutes apart."
+  }
+}
+
+run "without_a_rotator_nothing_watches_one" {
+  command = plan
+
+  module {
+    source = "./modules/observability"
+  }
+
+  variables {
+    name          = "penstock-prod"
+    labels        = {}
+    emails        = []
+    channels      = []
+    slo           = 0.999
+    budget        = null
+    thresholds    = { oldest_unacked = 1800, errors = 5, dead_letters = 0, schedule_latency = 60 }
+    functions     = ["penstock-prod-storage"]
+    subscriptions = []
+    dead_letters  = "penstock-prod-dead-letters"
+  }
+
+  assert {
+    condition     = length(setintersection(["rotation-failed", "rotation-due", "key-left"], output.alerts)) == 0 && length(google_logging_metric.rotation) == 0
+    error_message = "Watched: ${jsonencode(output.alerts)}"
   }
 }

@@ -316,6 +316,26 @@ run "a_rotator_by_tag" {
   expect_failures = [var.temporal]
 }
 
+run "a_key_that_expires_soon_after_its_rotation_is_due" {
+  command = plan
+
+  variables {
+    temporal = { address = "us-central1.gcp.api.temporal.io:7233", namespace = "pipelines.acme1", rotation = { first = "2027-01-04T09:00:00Z", period = "5184001s", rotator = { image = "us-docker.pkg.dev/acme/rotator@sha256:0f3a9c1d2b4e5f60718293a4b5c6d7e8f90112233445566778899aabbccddeef", owner = "a", cloud_owner = "b" } } }
+  }
+
+  expect_failures = [var.temporal]
+}
+
+run "a_key_that_is_deleted_while_it_may_be_in_use" {
+  command = plan
+
+  variables {
+    temporal = { address = "us-central1.gcp.api.temporal.io:7233", namespace = "pipelines.acme1", rotation = { first = "2027-01-04T09:00:00Z", rotator = { image = "us-docker.pkg.dev/acme/rotator@sha256:0f3a9c1d2b4e5f60718293a4b5c6d7e8f90112233445566778899aabbccddeef", owner = "a", cloud_owner = "b", retire = "30m" } } }
+  }
+
+  expect_failures = [var.temporal]
+}
+
 run "a_scaling_that_is_none" {
   command = plan
 

@@ -10,3 +10,5 @@ builds = {
     image = "us-central1-docker.pkg.dev/acme-data/penstock-prod-images/worker@sha256:5c6d7e8f90112233445566778899aabbccddeeff0f3a9c1d2b4e5f60718293a4"
   }
 }
+
+rotator_image = "us-central1-docker.pkg.dev/acme-data/penstock-prod-images/rotator@sha256:5f60718293a4b5c6d7e8f90112233445566778899aabbccddeeff0f3a9c1d2b4"

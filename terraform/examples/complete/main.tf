@@ -33,7 +33,7 @@ module "penstock" {
     rotation = {
       first = "2027-01-04T09:00:00Z"
       rotator = {
-        image       = "us-central1-docker.pkg.dev/acme-data/penstock-prod-images/rotator@sha256:5f60718293a4b5c6d7e8f90112233445566778899aabbccddeeff0f3a9c1d2b4"
+        image       = var.rotator_image
         owner       = "0123456789abcdef0123456789abcdef" # of the functions' and the worker's key
         cloud_owner = "fedcba9876543210fedcba9876543210" # of the key that makes keys
       }
@@ -92,7 +92,8 @@ module "network" {
   labels     = local.all_labels
 }
 
-# scripts/bootstrap makes the same before the first deployment, with a state of its own: then leave this module out, and name its deployer.
+# Instead of scripts/bootstrap, which makes the same under the same names, with a state of its own: whoever ran that leaves this module out,
+# and names its deployer.
 module "ci" {
   source = "../../modules/ci"
 

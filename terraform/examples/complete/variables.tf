@@ -17,3 +17,8 @@ variable "builds" {
   description = "The worker's build: its ID and its image by digest."
   type        = map(object({ image = string }))
 }
+
+variable "rotator_image" {
+  description = "The image of the rotator of Temporal API keys, by digest. That this variable is there has scripts/deploy build the image and give it."
+  type        = string
+}

@@ -15,6 +15,8 @@ locals {
 
   found = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.findings.name}\" AND resource.type=\"cloud_run_worker_pool\" AND metric.labels.finding="
 
+  rotation_found = "metric.type=\"logging.googleapis.com/user/${join("", google_logging_metric.rotation[*].name)}\" AND resource.type=\"cloud_run_revision\" AND metric.labels.finding="
+
   # Each says what to do first: whoever reads it was asleep.
   alerts = merge(
     {
@@ -26,6 +28,7 @@ locals {
         reducer   = "REDUCE_SUM"
         threshold = var.thresholds.dead_letters
         duration  = "0s"
+        period    = "300s"
         do        = "Events that nothing could be done with, or whose deliveries all failed. `penstock dlq list` says why, `penstock dlq redrive` delivers them again once the reason is gone. They are kept for 31 days."
       }
       function-errors = {
@@ -36,6 +39,7 @@ locals {
         reducer   = "REDUCE_SUM"
         threshold = var.thresholds.errors
         duration  = "0s"
+        period    = "300s"
         do        = "Deliveries are tried again, so nothing is lost yet. `penstock doctor` says whether Temporal answers; the lines of severity ERROR with the label penstock_deployment=${var.deployment} say what the functions met."
       }
       failed-jobs = {
@@ -46,6 +50,7 @@ locals {
         reducer   = "REDUCE_SUM"
         threshold = 0
         duration  = "0s"
+        period    = "300s"
         do        = "`penstock runs --outcome failed` lists what came of it, `penstock describe RUN` shows the job's first error. A step with `retry` may have gone on by itself."
       }
       orphan-jobs = {
@@ -56,6 +61,7 @@ locals {
         reducer   = "REDUCE_SUM"
         threshold = 0
         duration  = "0s"
+        period    = "300s"
         do        = "A job of this deployment runs, and its run is over or gone: the worker's lines with `finding` name it. The worker's variable PENSTOCK_ORPHANS says what becomes of such jobs; by default they are left alone."
       }
       overdue-runs = {
@@ -66,6 +72,7 @@ locals {
         reducer   = "REDUCE_SUM"
         threshold = 0
         duration  = "0s"
+        period    = "300s"
         do        = "`penstock describe RUN` says what the run waits for. The worker's lines with `finding=overdue` name it."
       }
       sweep-troubled = {
@@ -76,6 +83,7 @@ locals {
         reducer   = "REDUCE_SUM"
         threshold = 0
         duration  = "0s"
+        period    = "300s"
         do        = "Dataflow's list of jobs was refused, or did not answer for an hour: the worker's lines with `finding=sweep-troubled` say why. Often a permission: see the worker's role."
       }
     },
@@ -88,7 +96,43 @@ locals {
         reducer   = "REDUCE_MAX"
         threshold = var.thresholds.oldest_unacked
         duration  = "300s"
+        period    = "300s"
         do        = "Deliveries fail or are refused: look at the functions' errors. docs/deploy.md says how long that may last before events move to the dead letters."
+      }
+    },
+    var.rotator == null ? {} : {
+      rotation-failed = {
+        title     = "an API key cannot be rotated"
+        severity  = "ERROR"
+        filter    = "${local.rotation_found}\"rotation-failed\""
+        aligner   = "ALIGN_DELTA"
+        reducer   = "REDUCE_SUM"
+        threshold = 3
+        duration  = "0s"
+        period    = "3600s"
+        do        = "The key in force goes on until it expires. The rotator's lines with `finding=rotation-failed` say why; it tries again by itself for about 16 hours. docs/rotation.md says how a key is rotated by hand."
+      }
+      rotation-due = {
+        title     = "an API key is to be rotated by hand"
+        severity  = "WARNING"
+        filter    = "${local.rotation_found}\"rotation-due\""
+        aligner   = "ALIGN_DELTA"
+        reducer   = "REDUCE_SUM"
+        threshold = 0
+        duration  = "0s"
+        period    = "300s"
+        do        = "The rotator cannot make keys of this kind: add a new one as a version of the secret that its line with `finding=rotation-due` names, and it disables the old version."
+      }
+      key-left = {
+        title     = "a replaced API key is still valid"
+        severity  = "WARNING"
+        filter    = "${local.rotation_found}\"key-left\""
+        aligner   = "ALIGN_DELTA"
+        reducer   = "REDUCE_SUM"
+        threshold = 0
+        duration  = "0s"
+        period    = "300s"
+        do        = "The rotator did not make the key of the version that it disabled, and leaves it: delete the one that its line with `finding=key-left` names at Temporal Cloud, by hand."
       }
     },
     var.thresholds.latency_metric == null ? {} : {
@@ -100,6 +144,7 @@ locals {
         reducer   = "REDUCE_MAX"
         threshold = var.thresholds.schedule_latency
         duration  = "300s"
+        period    = "300s"
         do        = "Too few workers, or none that comes up. A fixed pool: raise worker.instances. Serverless: look at the pool's instances and at what Temporal says of the deployment's compute."
       }
     },
@@ -126,7 +171,7 @@ resource "google_monitoring_alert_policy" "this" {
       duration        = each.value.duration
 
       aggregations {
-        alignment_period     = "300s"
+        alignment_period     = each.value.period
         per_series_aligner   = each.value.aligner
         cross_series_reducer = each.value.reducer
       }

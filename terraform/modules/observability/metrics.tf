@@ -1,4 +1,4 @@
-# Everything is counted from two kinds of log lines: what functions say of each decision, and what the worker says of what it found.
+# Everything is counted from log lines: what functions say of each decision, and what the worker and the rotator say of what they found.
 locals {
   decision_lines = "resource.type=\"cloud_run_revision\" AND labels.penstock_deployment=\"${var.deployment}\" AND labels.penstock_decision:*"
 }
@@ -106,5 +106,32 @@ resource "google_logging_metric" "findings" {
     finding  = "EXTRACT(jsonPayload.finding)"
     pipeline = "EXTRACT(jsonPayload.pipeline)"
     action   = "EXTRACT(jsonPayload.action)"
+  }
+}
+
+# docs/rotation.md says what the rotator finds.
+resource "google_logging_metric" "rotation" {
+  count = var.rotator == null ? 0 : 1
+
+  project     = var.project.id
+  name        = "${var.name}-rotation"
+  description = "What the rotator of API keys found: rotations that failed, and what is left to people."
+  filter      = "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"${var.rotator}\" AND jsonPayload.finding:*"
+
+  metric_descriptor {
+    metric_kind  = "DELTA"
+    value_type   = "INT64"
+    unit         = "1"
+    display_name = "Findings of the rotator"
+
+    labels {
+      key         = "finding"
+      value_type  = "STRING"
+      description = "rotation-failed, rotation-due or key-left"
+    }
+  }
+
+  label_extractors = {
+    finding = "EXTRACT(jsonPayload.finding)"
   }
 }

@@ -74,6 +74,12 @@ variable "subscriptions" {
   type        = list(string)
 }
 
+variable "rotator" {
+  description = "The name of the service that rotates Temporal API keys, or null."
+  type        = string
+  default     = null
+}
+
 variable "dead_letters" {
   description = "The name of the dead letters' subscription."
   type        = string

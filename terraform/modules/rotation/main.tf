@@ -5,14 +5,11 @@ locals {
 }
 
 resource "google_secret_manager_secret_iam_member" "rotator" {
-  for_each = {
-    for pair in setproduct([var.cloud_key.secret, var.key.secret], ["roles/secretmanager.secretVersionManager", "roles/secretmanager.secretAccessor"]) :
-    "${pair[0]} ${pair[1]}" => { secret = pair[0], role = pair[1] }
-  }
+  for_each = { cloud-key = var.cloud_key.secret, key = var.key.secret }
 
   project   = var.project.id
-  secret_id = each.value.secret
-  role      = each.value.role
+  secret_id = each.value
+  role      = var.role
   member    = "serviceAccount:${var.account}"
 }
 
@@ -48,7 +45,11 @@ resource "google_cloud_run_v2_service" "this" {
               { secret = "projects/${var.project.id}/secrets/${var.cloud_key.secret}", owner = var.cloud_key.owner, for = "cloud" },
             ])
           },
-          var.lifetime == null ? {} : { PENSTOCK_ROTATION_LIFETIME = var.lifetime },
+          { for k, v in {
+            PENSTOCK_ROTATION_GRACE    = var.grace
+            PENSTOCK_ROTATION_LIFETIME = var.lifetime
+            PENSTOCK_ROTATION_RETIRE   = var.retire
+          } : k => v if v != null },
         )
 
         content {
@@ -114,6 +115,9 @@ resource "google_pubsub_subscription" "this" {
   name    = var.name
   topic   = var.topic
   labels  = var.labels
+
+  # Secret Manager tells of much else on the topic, such as of each version that the rotator disables.
+  filter = "attributes.eventType = \"SECRET_ROTATE\" OR attributes.eventType = \"SECRET_VERSION_ADD\" OR attributes.eventType = \"SECRET_VERSION_ENABLE\""
 
   ack_deadline_seconds       = 600
   message_retention_duration = "604800s"

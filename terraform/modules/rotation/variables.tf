@@ -26,6 +26,11 @@ variable "account" {
   type        = string
 }
 
+variable "role" {
+  description = "The full name of the role that the account gets on the two secrets: list, read, add and disable versions."
+  type        = string
+}
+
 variable "push" {
   description = "The email of the identity that notices are pushed with."
   type        = string
@@ -55,6 +60,18 @@ variable "cloud_key" {
     secret = string
     owner  = string
   })
+}
+
+variable "grace" {
+  description = "From the switch to a new key to the disabling of old versions, as a duration such as 15m. Default: 15 minutes."
+  type        = string
+  default     = null
+}
+
+variable "retire" {
+  description = "From the switch to the deletion of old keys, as a duration such as 1h. Default: an hour."
+  type        = string
+  default     = null
 }
 
 variable "lifetime" {
