@@ -137,6 +137,7 @@ func TestTriggersGiveWhatTheBuildWants(t *testing.T) {
 func TestStepsHaveWhatTheyNeed(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, "deploy")
+	y.rotates(t)
 	for _, s := range []string{"image", "functions"} {
 		y.run(t, nil, "deploy", "--action", "apply", s).wantStatus(t, 0)
 	}
@@ -148,5 +149,8 @@ func TestStepsHaveWhatTheyNeed(t *testing.T) {
 	}
 	if got := y.read("current"); got != newBuild {
 		t.Errorf("build %s is current", got)
+	}
+	if got := y.read("rotator"); got != rotatorImage {
+		t.Errorf("the rotator runs %q", got)
 	}
 }

@@ -22,7 +22,7 @@ func TestADeploymentDoesOneThingAfterTheOther(t *testing.T) {
 	r := y.run(t, nil, "deploy", "--yes", "--canary", "gs://acme-landing/canary/*.csv")
 	r.wantStatus(t, 0)
 	wantCalls(t, slices.DeleteFunc(r.calls, func(c string) bool { return strings.HasPrefix(c, "go ") || strings.Contains(c, " init ") }),
-		"build-image",
+		"build-image worker",
 		"crane digest "+newImage,
 		"crane push ROOT/.penstock/image/oci registry/images/worker:"+newBuild,
 		"cosign verify --certificate-identity-regexp . --certificate-oidc-issuer-regexp . "+newImage,
@@ -82,7 +82,7 @@ func TestAFailedStepLeavesTheOldBuildCurrent(t *testing.T) {
 		changes []string
 		said    string
 	}{
-		{"image", nil, "the image cannot be built"},
+		{"image of worker", nil, "the image of the worker cannot be built"},
 		{"push", pushed, "gcloud auth configure-docker registry"},
 		{"sign", append(slices.Clone(pushed), "cosign sign --yes "+newImage), "cosign did not sign"},
 		{"lint", signed, "do not lint"},
@@ -207,6 +207,108 @@ func TestAFixedWorkerIsRolledBackByDeployingItsBuildAgain(t *testing.T) {
 	r = y.run(t, nil, "deploy", "--yes", "--build", "gone")
 	r.wantStatus(t, 1)
 	r.wantSaid(t, "build gone is not alive")
+}
+
+// rotates has the deployment's folder ask for the rotator's image.
+func (y *yard) rotates(t *testing.T) {
+	t.Helper()
+	y.write(t, "../deploy/prod/variables.tf", "variable \"rotator_image\" {\n  type = string\n}\n")
+	y.write(t, "versions", "1")
+	y.write(t, "state.json", `{"resources": [{"type": "google_secret_manager_secret", "module": "module.penstock.module.temporal_connection", "instances": [{"attributes": {"project": "acme-data", "secret_id": "penstock-prod-temporal-cloud-key"}}]}]}`)
+}
+
+const rotatorImage = "registry/images/rotator@sha256:" + rotatorDigest
+
+func TestARotatorIsDeployedByDigestWhereTheFolderWantsOne(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.rotates(t)
+	r := y.run(t, nil, "deploy", "--yes", "image", "functions", "apply")
+	r.wantStatus(t, 0)
+	image, rotator := "-var=rotator_image="+rotatorImage, slices.Index(r.calls, "build-image rotator")
+	if rotator < 0 {
+		t.Fatalf("no rotator is built, but it calls\n  %s", strings.Join(r.calls, "\n  "))
+	}
+	wantCalls(t, r.calls[rotator:rotator+7],
+		"build-image rotator",
+		"crane digest "+rotatorImage,
+		"crane push ROOT/.penstock/image-rotator/oci registry/images/rotator:777777777777",
+		"cosign verify --certificate-identity-regexp . --certificate-oidc-issuer-regexp . "+rotatorImage,
+		"cosign sign --yes "+rotatorImage,
+		"cosign verify-attestation --type spdxjson --certificate-identity-regexp . --certificate-oidc-issuer-regexp . "+rotatorImage,
+		"cosign attest --yes --type spdxjson --predicate ROOT/.penstock/image-rotator/sbom.spdx.json "+rotatorImage,
+	)
+	if plan := folder + "plan -no-color -detailed-exitcode -out=" + kept + "/plan -var-file=" + kept + "/builds.tfvars.json " + archive + " " + image; !slices.Contains(r.calls, plan) {
+		t.Errorf("the plan has no image of the rotator:\n  %s", strings.Join(r.calls, "\n  "))
+	}
+	if got := y.read("rotator"); got != rotatorImage {
+		t.Errorf("the rotator runs %q", got)
+	}
+
+	// The worker goes back alone, and what puts it back gives the folder all of its variables.
+	r = y.run(t, []string{"FAILS=setup"}, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	for _, call := range r.calls {
+		if strings.HasPrefix(call, folder+"apply") && strings.Contains(call, "-var-file") && !strings.HasSuffix(call, " "+image) {
+			t.Errorf("Terraform would ask for rotator_image: %s", call)
+		}
+		if strings.HasPrefix(call, "crane push") || strings.HasPrefix(call, "cosign sign") {
+			t.Errorf("the second run calls %s", call)
+		}
+	}
+	y.run(t, nil, "deploy", "--yes", "--build", oldBuild).wantStatus(t, 0)
+	if y.read("current") != oldBuild || y.read("rotator") != rotatorImage {
+		t.Errorf("after going back: current %s, the rotator runs %q", y.read("current"), y.read("rotator"))
+	}
+}
+
+func TestANewRotatorAloneIsAChange(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.rotates(t)
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	other := strings.Repeat("3", 64)
+	y.write(t, "rotator-digest", other)
+	if err := os.Remove(filepath.Join(y.world, "pushed-rotator")); err != nil {
+		t.Fatal(err)
+	}
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	if got := y.read("rotator"); got != "registry/images/rotator@sha256:"+other {
+		t.Errorf("the rotator runs %q", got)
+	}
+}
+
+func TestARotatorThatCannotBeBuiltStopsTheDeployment(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.rotates(t)
+	r := y.run(t, []string{"FAILS=image of rotator"}, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "the image of the rotator cannot be built")
+	if y.read("current") != oldBuild || strings.Contains(y.read("applied"), newBuild) {
+		t.Errorf("current %s, in the pool %s", y.read("current"), y.read("applied"))
+	}
+}
+
+// The rotator mounts its own key, which an older deployment has no secret for.
+func TestARotatorThatIsAddedWaitsForItsOwnKey(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.rotates(t)
+	y.write(t, "versions", "")
+	r := y.run(t, nil, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "first apply with a rotator", "gcloud secrets versions add penstock-prod-temporal-cloud-key --project=acme-data --data-file=-")
+	if got := y.read("rotator"); got != "" {
+		t.Errorf("there is a rotator of %s before there is a key to mount", got)
+	}
+	y.write(t, "versions", "1")
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	r = y.run(t, nil, "deploy", "--yes")
+	r.wantStatus(t, 0)
+	if strings.Contains(r.output, "first apply") {
+		t.Errorf("it takes a later apply for the first:\n%s", r.output)
+	}
 }
 
 func TestNobodyIsAskedInCI(t *testing.T) {

@@ -43,7 +43,10 @@ type yard struct {
 const (
 	newDigest = "1111111111112222222222223333333333334444444444445555555555556666"
 	newBuild  = "111111111111"
-	oldBuild  = "0ld"
+
+	rotatorDigest = "7777777777778888888888889999999999990000000000001111111111112222"
+
+	oldBuild = "0ld"
 )
 
 // newYard has a deployment of which build oldBuild is current.
@@ -88,6 +91,7 @@ func newYard(t *testing.T, scripts ...string) *yard {
 		y.program(t, filepath.Join(where, stub.Name()), "#!/usr/bin/env bash\nset -euo pipefail\necho \""+stub.Name()+" $*\" >>\"$WORLD/calls\"\nfails() { [ \"${FAILS:-}\" = \"$1\" ]; }\n"+string(text))
 	}
 	y.write(t, "digest", newDigest)
+	y.write(t, "rotator-digest", rotatorDigest)
 	y.write(t, "worker.json", `{"deployment_name": "penstock-prod", "scaling": "fixed"}`)
 	y.write(t, "live.json", `{"builds": {"0ld": {"image": "registry/worker@sha256:0ld"}}}`)
 	y.write(t, "current", oldBuild+"\n")
