@@ -43,10 +43,9 @@ type yard struct {
 const (
 	newDigest = "1111111111112222222222223333333333334444444444445555555555556666"
 	newBuild  = "111111111111"
+	oldBuild  = "0ld"
 
 	rotatorDigest = "7777777777778888888888889999999999990000000000001111111111112222"
-
-	oldBuild = "0ld"
 )
 
 // newYard has a deployment of which build oldBuild is current.
