@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,12 @@ type Compute struct {
 	// Min and Max are how many instances there may be. Max zero: Temporal's default.
 	Min int `json:"min"`
 	Max int `json:"max,omitempty"`
+	// Provider is what Temporal calls the kind of pool. Defaults to Cloud Run's; a server of one's own may have others, as the local
+	// stack's does. ProviderDetails are what it wants to know besides.
+	Provider        string         `json:"provider,omitempty"`
+	ProviderDetails map[string]any `json:"providerDetails,omitempty"`
+	// ScalerDetails are settings of Temporal's rate-based scaler besides the counts. Nil: its own defaults.
+	ScalerDetails map[string]any `json:"scalerDetails,omitempty"`
 }
 
 // SetupOptions configure Setup. All but Compute, Progress and By are needed.
@@ -413,20 +420,23 @@ func wholeGroup() *fieldmaskpb.FieldMask {
 
 // computeConfig has one scaling group, which takes tasks of all kinds.
 func (s *Service) computeConfig(c Compute) (*computepb.ComputeConfig, error) {
-	provider, err := s.payload(map[string]any{detailProjectID: c.Project, detailRegion: c.Region, detailPool: c.Pool, detailInvoker: c.Invoker})
+	pool := map[string]any{detailProjectID: c.Project, detailRegion: c.Region, detailPool: c.Pool, detailInvoker: c.Invoker}
+	maps.Copy(pool, c.ProviderDetails)
+	provider, err := s.payload(pool)
 	if err != nil {
 		return nil, err
 	}
-	counts := map[string]any{detailMinCount: c.Min}
+	scaling := map[string]any{detailMinCount: c.Min}
 	if c.Max > 0 {
-		counts[detailMaxCount] = c.Max
+		scaling[detailMaxCount] = c.Max
 	}
-	scaler, err := s.payload(counts)
+	maps.Copy(scaling, c.ScalerDetails)
+	scaler, err := s.payload(scaling)
 	if err != nil {
 		return nil, err
 	}
 	return &computepb.ComputeConfig{ScalingGroups: map[string]*computepb.ComputeConfigScalingGroup{scalingGroup: {
-		Provider: &computepb.ComputeProvider{Type: providerType, Details: provider},
+		Provider: &computepb.ComputeProvider{Type: cmp.Or(c.Provider, providerType), Details: provider},
 		Scaler:   &computepb.ComputeScaler{Type: scalerType, Details: scaler},
 	}}}, nil
 }

@@ -412,3 +412,23 @@ func results(steps []SetupStep) string {
 	}
 	return cmp.Or(strings.Join(all, ", "), "no step")
 }
+
+// A server of one's own may have pools of another kind, and be told how eagerly to resize them.
+func TestPoolsOfAnotherProvider(t *testing.T) {
+	s := &Service{converter: converter.GetDefaultDataConverter()}
+	c, err := s.computeConfig(Compute{
+		Project: "acme", Region: "here", Pool: "worker", Invoker: "local", Max: 2,
+		Provider: "subprocess", ProviderDetails: map[string]any{"url": "http://127.0.0.1:1/"}, ScalerDetails: map[string]any{"no_sync_quiet_ms": 15_000},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := c.GetScalingGroups()[scalingGroup]
+	pool, scaler := details(group.GetProvider().GetDetails().GetData()), details(group.GetScaler().GetDetails().GetData())
+	if group.GetProvider().GetType() != "subprocess" || pool["url"] != "http://127.0.0.1:1/" || poolOf(c) != "worker" {
+		t.Errorf("the provider is %s with %v", group.GetProvider().GetType(), pool)
+	}
+	if group.GetScaler().GetType() != "rate-based" || scaler["no_sync_quiet_ms"] != 15e3 || scaler["max_count"] != 2.0 || scaler["min_count"] != 0.0 {
+		t.Errorf("the scaler is %s with %v", group.GetScaler().GetType(), scaler)
+	}
+}
