@@ -8,6 +8,9 @@
 // an interrupt. Its log goes to standard error. With -db, everything acknowledged
 // survives a SIGKILL of the process.
 //
+// With -worker-controller it resizes worker pools that other local processes hold, as
+// Temporal Cloud resizes those of Cloud Run: see pools.go.
+//
 // It is a module of its own because the server's dependencies and the production
 // module's do not resolve together, and a process of its own so that it can be killed.
 // It has no TLS and no authorization: it is not a way to run Temporal in production.
@@ -50,6 +53,8 @@ type options struct {
 	retention        time.Duration
 	searchAttributes map[string]enumspb.IndexedValueType
 	dynamicConfig    dynamicconfig.StaticClient
+	workerController bool          // resize worker pools; see pools.go
+	controllerLook   time.Duration // how often it looks at a pool's queues; 0: as the server has it
 	logLevel         string
 }
 
@@ -84,6 +89,11 @@ func run(ctx context.Context, opts options, stdout io.Writer) error {
 	defer db.unlock()
 	if err := db.registerNamespace(ctx, opts.namespace, opts.retention, opts.searchAttributes); err != nil {
 		return err
+	}
+	if opts.workerController {
+		if err := enableWorkerController(opts.dynamicConfig, opts.controllerLook); err != nil {
+			return err
+		}
 	}
 	server, err := newServer(opts, db, logger)
 	if err != nil {
@@ -121,6 +131,8 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&opts.namespace, "namespace", "default", "register this namespace")
 	fs.DurationVar(&opts.retention, "retention", 72*time.Hour, "keep closed workflows in the namespace for this long")
 	fs.StringVar(&opts.logLevel, "log-level", "warn", "debug, info, warn or error")
+	fs.BoolVar(&opts.workerController, "worker-controller", false, "resize worker pools (compute provider subprocess) by the tasks of their queues")
+	fs.DurationVar(&opts.controllerLook, "worker-controller-look", 0, "look this often whether a pool has nothing to do (default the server's: after 5m, then every 30s to 5m)")
 	fs.Func("search-attribute", "register `name=Type` in the namespace (repeatable); Type is Bool, Datetime, Double, Int, Keyword, KeywordList or Text",
 		func(s string) error { return addSearchAttribute(opts.searchAttributes, s) })
 	fs.Func("dynamic-config", "set the server's dynamic config `key=JSON` (repeatable)",
@@ -136,6 +148,9 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	}
 	if opts.httpPort < 0 || opts.httpPort > 65535 {
 		return options{}, fmt.Errorf("-http-port %d: want a port from 1 to 65535, or 0 for none", opts.httpPort)
+	}
+	if opts.controllerLook != 0 && (!opts.workerController || opts.controllerLook < time.Second) {
+		return options{}, fmt.Errorf("-worker-controller-look %s: want 1s at least, and -worker-controller with it", opts.controllerLook)
 	}
 	if opts.namespace == "" {
 		return options{}, errors.New("-namespace is empty: name one, for example default")

@@ -155,6 +155,7 @@ func TestRefusals(t *testing.T) {
 		{"more attributes than SQLite has columns", tooMany, 1, "holds no more of type Bool"},
 		{"unknown dynamic config", []string{"-dynamic-config", "frontend.nameSpaceRSP=1"}, 2, "unregistered key"},
 		{"dynamic config of the wrong type", []string{"-dynamic-config", `frontend.namespaceRPS="many"`}, 2, "validation failed"},
+		{"look without a controller", []string{"-worker-controller-look", "10s"}, 2, "-worker-controller with it"},
 		{"argument that is no flag", []string{"start"}, 2, "unexpected argument"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
