@@ -25,8 +25,8 @@ demo: .penstock/bin/penstock-demo ## Watch real files start real pipelines, once
 	@exec .penstock/bin/penstock-demo $(ARGS)
 
 .PHONY: dev
-dev: .penstock/bin/penstock-dev ## Run everything here: make dev [PIPELINES=dir] [STATE=dir] [ARGS="-push ..."]
-	@exec .penstock/bin/penstock-dev -pipelines "$(PIPELINES)" $(if $(STATE),-state "$(STATE)") $(ARGS)
+dev: .penstock/bin/penstock-dev ## Run everything here: make dev [PIPELINES=dir] [WORKERS=serverless] [STATE=dir] [ARGS="-push ..."]
+	@exec .penstock/bin/penstock-dev -pipelines "$(PIPELINES)" $(if $(WORKERS),-workers "$(WORKERS)") $(if $(STATE),-state "$(STATE)") $(ARGS)
 
 # Not `go run`: it does not pass every signal on.
 .PHONY: .penstock/bin/penstock-dev .penstock/bin/penstock-demo .penstock/bin/penstock-chaos

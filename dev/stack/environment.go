@@ -36,6 +36,9 @@ func (s *Stack) Env() []Variable {
 	if a.Faults != "" {
 		env = append(env, Variable{"PENSTOCK_FAULTS_URL", a.Faults + "/faults"})
 	}
+	if a.Workers != "" {
+		env = append(env, Variable{"PENSTOCK_WORKERS_URL", a.Workers}, Variable{"PENSTOCK_STATE", stateURL})
+	}
 	return env
 }
 

@@ -27,9 +27,10 @@ const startWithin = 90 * time.Second
 func (s *Stack) joined() bool { return os.Getenv("TEMPORAL_ADDRESS") != "" }
 
 // temporalCLI is a `temporal` of the user's, which spares the build of ours; ours
-// is preferred once built, so that a stack's database has one kind of server.
+// is preferred once built, so that a stack's database has one kind of server, and for
+// serverless workers, whose pools only ours can resize.
 func (s *Stack) temporalCLI() string {
-	if exists(s.bin("temporal-dev")) {
+	if exists(s.bin("temporal-dev")) || s.o.serverless() {
 		return ""
 	}
 	return lookPath("temporal")
@@ -82,6 +83,9 @@ func (s *Stack) temporalCommand(addr string) (argv, env []string, err error) {
 	for _, name := range runs.SearchAttributes() {
 		argv = append(argv, "-search-attribute", name+"=Keyword")
 	}
+	if s.o.serverless() {
+		argv = append(argv, "-worker-controller", "-worker-controller-look", lookEvery)
+	}
 	return argv, os.Environ(), nil
 }
 
@@ -132,13 +136,18 @@ func (s *Stack) startOwn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.addWorker("worker", PartOptions{}); err != nil {
-		return err
+	if !s.o.serverless() {
+		if _, err := s.addWorker("worker", PartOptions{}); err != nil {
+			return err
+		}
 	}
 	if err := functions.Start(ctx); err != nil {
 		return err
 	}
 	s.Addresses.Functions = functions.URL()
+	if s.o.serverless() {
+		return s.startPool(ctx)
+	}
 	if s.o.WithoutWorker {
 		return nil
 	}

@@ -88,6 +88,9 @@ type Options struct {
 	Env []string
 	// WithoutWorker leaves the worker out until StartWorker.
 	WithoutWorker bool
+	// Workers is the form of the workers: WorkersFixed or WorkersServerless. With the latter
+	// there is no part worker, which the methods about it would start and stop.
+	Workers string
 	// Progress gets a line for each build and each part that is ready. Nil: none.
 	Progress io.Writer
 	// Output gets the log lines of all parts, each after its part's name. Nil: they
@@ -108,6 +111,7 @@ type Addresses struct {
 	Functions  string // http://host:port; each function is at its name
 	Events     string // http://host:port of the Eventarc stand-in: POST /publish
 	Faults     string // http://host:port of the fault lab: /faults; empty without Options.Faults
+	Workers    string // URL where GET tells how many workers run; empty but with WorkersServerless
 }
 
 // Stack is a running stack. Close it.
@@ -122,6 +126,8 @@ type Stack struct {
 	// Faults is nil without Options.Faults. With Options.DataflowProcess the rules at
 	// dataflow and job are in the emulator's own lab: see PutFault.
 	Faults *faults.Lab
+	// Workers is the pool of the workers with WorkersServerless, else nil.
+	Workers *WorkerPool
 
 	o         Options
 	logs      *logs
@@ -211,6 +217,9 @@ func (o *Options) complete() error {
 	}
 	if o.DataflowProcess && (o.Images != nil || o.Dataflow != nil) {
 		return errors.New("stack: Images and Dataflow are Go code, which a Dataflow emulator in a process of its own cannot run; give an ImageMap, and DataflowFlags")
+	}
+	if err := o.checkWorkers(); err != nil {
+		return err
 	}
 	o.Deployment = cmp.Or(o.Deployment, "dev")
 	o.Project = cmp.Or(o.Project, "penstock-dev")
@@ -468,8 +477,9 @@ func (s *Stack) Logs(part string) string { return s.logs.text(part) }
 func (s *Stack) stopParts() error {
 	s.partsMu.Lock()
 	defer s.partsMu.Unlock()
-	errs := make([]error, len(s.parts))
+	errs := make([]error, len(s.parts)+1)
 	var stopping sync.WaitGroup
+	stopping.Go(func() { errs[len(s.parts)] = s.Workers.close() })
 	for i, p := range s.parts {
 		if p.name != "temporal" && p.name != "dataflow" {
 			stopping.Go(func() { errs[i] = p.Stop() })

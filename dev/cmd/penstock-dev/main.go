@@ -46,6 +46,7 @@ func run(ctx context.Context, stopSignals func(), args []string, out io.Writer) 
 	flags.StringVar(&o.ImageMap, "images", "", "`file` that says what runs each container image (default: images.json beside the pipelines folder, if there is one)")
 	flags.StringVar(&o.Dir, "state", "", "keep the state, logs and dev.env in this `folder` (default .penstock in the repository)")
 	flags.BoolVar(&o.Memory, "memory", false, "keep runs and objects in memory: begin empty")
+	flags.StringVar(&o.Workers, "workers", "", "serverless: Temporal starts and stops the workers by their work (default one that runs all the time)")
 	flags.BoolVar(&o.Push, "push", false, "deliver as plain Pub/Sub push subscriptions do, not as Eventarc")
 	flags.DurationVar(&o.Delivery.MinBackoff, "min-backoff", 500*time.Millisecond, "wait this long before the first retry of a delivery; Eventarc: 10s")
 	flags.DurationVar(&o.Delivery.MaxBackoff, "max-backoff", 10*time.Second, "wait at most this long before a retry of a delivery; Eventarc: 10m")
@@ -126,6 +127,7 @@ func printTable(out io.Writer, s *stack.Stack) {
 		{"Pub/Sub", a.PubSub},
 		{"Events", a.Events + "/publish  delivered to: " + strings.Join(events, ", ")},
 		{"Dataflow", a.Dataflow},
+		{"Workers", a.Workers},
 		{"Faults", faultsRow(s)},
 		{"Environment", s.EnvFile()},
 	} {
