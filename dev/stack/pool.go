@@ -151,9 +151,9 @@ func (p *WorkerPool) again() {
 }
 
 // close stops all instances and waits for their end. Nil is closed.
-func (p *WorkerPool) close() error {
+func (p *WorkerPool) close() {
 	if p == nil {
-		return nil
+		return
 	}
 	p.mu.Lock()
 	p.closed, p.size = true, 0
@@ -163,7 +163,6 @@ func (p *WorkerPool) close() error {
 	for _, i := range ending {
 		<-i.done // SIGKILL sees to it
 	}
-	return nil
 }
 
 func without(all []*process, one *process) []*process {

@@ -14,11 +14,7 @@ import (
 func sleepers(t *testing.T) *WorkerPool {
 	t.Helper()
 	p := &WorkerPool{stack: bare(t), name: "part", argv: []string{"/bin/sh", "-c", "exec sleep 600"}, env: os.Environ}
-	t.Cleanup(func() {
-		if err := p.close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(p.close)
 	return p
 }
 
@@ -82,9 +78,7 @@ func TestWorkerPoolThatIsClosedStartsNothing(t *testing.T) {
 	if err := p.Resize(2); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.close(); err != nil {
-		t.Fatal(err)
-	}
+	p.close()
 	if n := p.Running(); n != 0 {
 		t.Errorf("%d processes are left", n)
 	}

@@ -477,9 +477,9 @@ func (s *Stack) Logs(part string) string { return s.logs.text(part) }
 func (s *Stack) stopParts() error {
 	s.partsMu.Lock()
 	defer s.partsMu.Unlock()
-	errs := make([]error, len(s.parts)+1)
+	errs := make([]error, len(s.parts))
 	var stopping sync.WaitGroup
-	stopping.Go(func() { errs[len(s.parts)] = s.Workers.close() })
+	stopping.Go(s.Workers.close)
 	for i, p := range s.parts {
 		if p.name != "temporal" && p.name != "dataflow" {
 			stopping.Go(func() { errs[i] = p.Stop() })
