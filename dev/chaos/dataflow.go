@@ -27,8 +27,9 @@ func runLosing(ctx context.Context, b *Bench, n int) error {
 	strikes, err := b.strikes()
 	lost := struck(strikes, lostAnswers.Name, time.Time{})
 	b.Say("the answers to %d of %d launches were lost", lost, n)
-	if lost < n/5 {
-		b.Fail("the answers to %d of %d launches were lost, want %d at least: the story was not told", lost, n, n/5)
+	// Three in ten are to be; of few launches chance may take far fewer.
+	if least := max(1, n/5-3); lost < least {
+		b.Fail("the answers to %d of %d launches were lost, want %d at least: the story was not told", lost, n, least)
 	}
 	return err
 }
