@@ -507,7 +507,6 @@ variable "observability" {
       errors           = optional(number, 5)
       dead_letters     = optional(number, 0)
       schedule_latency = optional(number, 60)
-      latency_metric   = optional(string)
     }), {})
   })
   default  = {}

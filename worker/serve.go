@@ -70,6 +70,8 @@ func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	waits := newWaits(s.Deployment, log)
+	options.MetricsHandler = waits
 	jobs, err := dataflow.New(ctx, dataflow.Options{Endpoint: s.DataflowEndpoint, UserAgent: "penstock"})
 	if err != nil {
 		return fmt.Errorf("make the Dataflow client: %w", err)
@@ -115,9 +117,10 @@ func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 	}
 	health.serving.Store(&temporal)
 	log.Info("worker started", "taskQueue", runs.TaskQueue(s.Deployment), "temporal", options.HostPort, "namespace", options.Namespace, "version", s.Version)
-	<-ctx.Done()
+	waits.watch(ctx)
 	health.serving.Store(nil)
 	w.Stop()
+	waits.tell()
 	log.Info("worker stopped")
 	return nil
 }

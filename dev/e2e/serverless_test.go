@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/penstock/penstock/dev/dataflowemulator"
@@ -23,10 +24,11 @@ func TestServerlessWorkers(t *testing.T) {
 
 	t.Run("run while there is something to do", func(t *testing.T) {
 		rests(t, "before the first event")
+		before := b.Workers.Started()
 		r := b.land(t, "one")
 		job := r.job(t, "only", 1)
-		if b.Workers.Running() == 0 {
-			t.Error("the job was launched, and no worker process runs")
+		if b.Workers.Started() == before {
+			t.Error("the job was launched, and no worker process was started for it")
 		}
 		job.running()
 		awaitLaunched(t, r)
@@ -34,8 +36,12 @@ func TestServerlessWorkers(t *testing.T) {
 		if job.over() {
 			t.Fatal("the job is over; nothing ended it")
 		}
+		before = b.Workers.Started()
 		job.done()
 		wantOneJob(t, r, job)
+		if b.Workers.Started() == before {
+			t.Error("the run is over, and no worker process was started when its job's status event came")
+		}
 		if n := launches(r, "only", 1); n != 1 {
 			t.Errorf("%d launches, want 1", n)
 		}
@@ -65,5 +71,11 @@ func TestServerlessWorkers(t *testing.T) {
 			t.Errorf("%d launches, want 1", n)
 		}
 		rests(t, "once the run is over")
+		// The names of the SDK's metrics are its own: that they still are what the worker keeps shows here.
+		for _, kind := range []string{"workflow", "activity"} {
+			if !strings.Contains(b.Logs("worker"), `"taskKind":"`+kind+`"`) {
+				t.Errorf("the workers' log does not say how long %s tasks waited", kind)
+			}
+		}
 	})
 }

@@ -56,7 +56,7 @@ func TestTerraformSetsVariablesThatProgramsRead(t *testing.T) {
 func TestMetricsAreOfFieldsThatAreLogged(t *testing.T) {
 	metrics := read(t, ".tf", "terraform/modules/observability")
 	logged := read(t, ".go", "functions", "worker", "cloudlog", "rotation")
-	fields := slices.Concat(found(`EXTRACT\((?:labels|jsonPayload)\.(\w+)\)`, metrics), found(`(?:labels|jsonPayload)\.(penstock_\w+|finding|deployment|durationMs)`, metrics))
+	fields := slices.Concat(found(`EXTRACT\((?:labels|jsonPayload)\.(\w+)\)`, metrics), found(`(?:labels|jsonPayload)\.(penstock_\w+|finding|deployment|durationMs|longestWaitSeconds)`, metrics))
 	if len(fields) < 8 {
 		t.Fatalf("the metrics read %v only", fields)
 	}

@@ -21,6 +21,7 @@ type WorkerPool struct {
 
 	mu        sync.Mutex
 	size      int
+	started   int
 	closed    bool
 	instances []*process // those that are to run
 	ending    []*process // those that were asked to end, and may not have yet
@@ -50,6 +51,13 @@ func (p *WorkerPool) Running() int {
 		}
 	}
 	return n
+}
+
+// Started is how many processes were ever started.
+func (p *WorkerPool) Started() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.started
 }
 
 // Resize asks for a number of instances and does not wait for them. The youngest go first,
@@ -108,7 +116,7 @@ func (p *WorkerPool) settle() {
 			p.again()
 			return
 		}
-		p.instances = append(p.instances, i)
+		p.instances, p.started = append(p.instances, i), p.started+1
 		p.stack.watching.Go(func() { p.watch(i) })
 	}
 }

@@ -302,4 +302,8 @@ run "without_a_rotator_nothing_watches_one" {
     condition     = length(setintersection(["rotation-failed", "rotation-due", "key-left"], output.alerts)) == 0 && length(google_logging_metric.rotation) == 0
     error_message = "Watched: ${jsonencode(output.alerts)}"
   }
+  assert {
+    condition     = contains(output.alerts, "schedule-latency") && alltrue([for c in google_monitoring_alert_policy.this["schedule-latency"].conditions[0].condition_threshold : c.threshold_value == 60])
+    error_message = "Watched: ${jsonencode(output.alerts)}"
+  }
 }

@@ -15,6 +15,8 @@ locals {
 
   found = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.findings.name}\" AND resource.type=\"cloud_run_worker_pool\" AND metric.labels.finding="
 
+  waits = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.waits.name}\" AND resource.type=\"cloud_run_worker_pool\""
+
   rotation_found = "metric.type=\"logging.googleapis.com/user/${join("", google_logging_metric.rotation[*].name)}\" AND resource.type=\"cloud_run_revision\" AND metric.labels.finding="
 
   # Each says what to do first: whoever reads it was asleep.
@@ -86,6 +88,17 @@ locals {
         period    = "300s"
         do        = "Dataflow's list of jobs was refused, or did not answer for an hour: the worker's lines with `finding=sweep-troubled` say why. Often a permission: see the worker's role."
       }
+      schedule-latency = {
+        title     = "tasks wait for a worker"
+        severity  = "WARNING"
+        filter    = local.waits
+        aligner   = "ALIGN_PERCENTILE_95"
+        reducer   = "REDUCE_MAX"
+        threshold = var.thresholds.schedule_latency
+        duration  = "0s"
+        period    = "300s"
+        do        = "Too few workers, or none that came up for a while. A fixed pool: raise worker.instances. Serverless: look at the pool's instances and at what Temporal says of the deployment's compute."
+      }
     },
     length(var.subscriptions) == 0 ? {} : {
       oldest-unacked = {
@@ -133,19 +146,6 @@ locals {
         duration  = "0s"
         period    = "300s"
         do        = "The rotator did not make the key of the version that it disabled, and leaves it: delete the one that its line with `finding=key-left` names at Temporal Cloud, by hand."
-      }
-    },
-    var.thresholds.latency_metric == null ? {} : {
-      schedule-latency = {
-        title     = "tasks wait for a worker"
-        severity  = "WARNING"
-        filter    = "metric.type=\"${var.thresholds.latency_metric}\" AND resource.type=\"prometheus_target\""
-        aligner   = "ALIGN_PERCENTILE_95"
-        reducer   = "REDUCE_MAX"
-        threshold = var.thresholds.schedule_latency
-        duration  = "300s"
-        period    = "300s"
-        do        = "Too few workers, or none that comes up. A fixed pool: raise worker.instances. Serverless: look at the pool's instances and at what Temporal says of the deployment's compute."
       }
     },
   )

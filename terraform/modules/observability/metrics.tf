@@ -1,4 +1,4 @@
-# Everything is counted from log lines: what functions say of each decision, and what the worker and the rotator say of what they found.
+# Everything is counted from log lines: what functions say of each decision, what the worker and the rotator say of what they found, and how long tasks waited.
 locals {
   decision_lines = "resource.type=\"cloud_run_revision\" AND labels.penstock_deployment=\"${var.deployment}\" AND labels.penstock_decision:*"
 }
@@ -106,6 +106,40 @@ resource "google_logging_metric" "findings" {
     finding  = "EXTRACT(jsonPayload.finding)"
     pipeline = "EXTRACT(jsonPayload.pipeline)"
     action   = "EXTRACT(jsonPayload.action)"
+  }
+}
+
+# The worker says once a minute how long the tasks that it took had waited: Temporal's schedule-to-start latency.
+resource "google_logging_metric" "waits" {
+  project         = var.project.id
+  name            = "${var.name}-waits"
+  description     = "Seconds that a task waited for a worker: the longest of a minute, an instance and a kind of task."
+  filter          = "resource.type=\"cloud_run_worker_pool\" AND jsonPayload.deployment=\"${var.deployment}\" AND jsonPayload.longestWaitSeconds>=0"
+  value_extractor = "EXTRACT(jsonPayload.longestWaitSeconds)"
+
+  metric_descriptor {
+    metric_kind  = "DELTA"
+    value_type   = "DISTRIBUTION"
+    unit         = "s"
+    display_name = "Waits for a worker"
+
+    labels {
+      key         = "kind"
+      value_type  = "STRING"
+      description = "workflow or activity"
+    }
+  }
+
+  label_extractors = {
+    kind = "EXTRACT(jsonPayload.taskKind)"
+  }
+
+  bucket_options {
+    exponential_buckets {
+      scale              = 0.01
+      growth_factor      = 2
+      num_finite_buckets = 20
+    }
   }
 }
 

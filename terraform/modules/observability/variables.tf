@@ -51,16 +51,13 @@ variable "thresholds" {
       oldest_unacked    seconds that the oldest event waits for its delivery
       errors            answers with an error that functions give in 5 minutes
       dead_letters      dead letters that wait for somebody
-      schedule_latency  seconds that a task waits for a worker, at the 95th percentile of 5 minutes
-      latency_metric    the Cloud Monitoring metric, a distribution in seconds, that this is read from. Penstock exports none: name the one
-                        that your Temporal's metrics arrive in, or there is no such alert
+      schedule_latency  seconds that a task waited for a worker, the longest of a minute, at the 95th percentile of 5 minutes
   EOT
   type = object({
     oldest_unacked   = number
     errors           = number
     dead_letters     = number
     schedule_latency = number
-    latency_metric   = optional(string)
   })
 }
 
