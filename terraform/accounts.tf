@@ -101,6 +101,20 @@ resource "google_project_iam_member" "build" {
   member  = google_service_account.build.member
 }
 
+# Cloud Functions copies the archive to a bucket of its own, where the build reads it. It makes that bucket with the region's first function, so
+# that the grant cannot be on it.
+resource "google_project_iam_member" "build_source" {
+  project = var.project.id
+  role    = "roles/storage.objectViewer"
+  member  = google_service_account.build.member
+
+  condition {
+    title       = "only the functions' sources"
+    description = "The bucket that Cloud Functions copies sources to"
+    expression  = "resource.name == '${local.functions_bucket}' || resource.name.startsWith('${local.functions_bucket}/')"
+  }
+}
+
 resource "google_artifact_registry_repository_iam_member" "build" {
   project    = var.project.id
   location   = google_artifact_registry_repository.functions.location
@@ -188,6 +202,9 @@ resource "google_service_account_iam_member" "deployer" {
 }
 
 locals {
+  # https://cloud.google.com/functions/docs/building
+  functions_bucket = "projects/_/buckets/gcf-v2-sources-${var.project.number}-${var.region}"
+
   # Full names are written out, so that a plan says them and can be checked: Google's own are known after the apply only.
   accounts = "projects/${var.project.id}/serviceAccounts"
 

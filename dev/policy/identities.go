@@ -70,6 +70,13 @@ var identities = []Rule{
 		}, typeProjectGrant),
 	},
 	{
+		Name: "builds-read-sources", Says: "lets the build of each function read the source where Cloud Functions copies it, and nothing else by the project",
+		check: checkBuilds,
+		twin: breaks(func(r *Resource) bool {
+			return strings.Contains(r.text("condition.0.expression"), copiedSources) && set("condition", []any{})(r)
+		}, typeProjectGrant),
+	},
+	{
 		Name: "own-accounts", Says: "runs each function, pool and service as an account of its own",
 		check: func(p *Plan, bad report) {
 			seen := map[string]string{}
@@ -211,6 +218,31 @@ var identities = []Rule{
 		},
 		twin: breaks(set("attribute_condition", "true"), "google_iam_workload_identity_pool_provider"),
 	},
+}
+
+// copiedSources begins the name of the bucket that Cloud Functions copies an archive to before it is built.
+const copiedSources = "projects/_/buckets/gcf-v2-sources-"
+
+// checkBuilds sees that a build reads the copy of its source. It does so by its own account, and the copy is in a bucket that is not
+// there before the first function: https://github.com/hashicorp/terraform-provider-google/issues/20571 is what happens else.
+func checkBuilds(p *Plan, bad report) {
+	reads := map[string]bool{}
+	for _, r := range p.of(typeProjectGrant) {
+		if r.text("role") != "roles/storage.objectViewer" {
+			continue
+		}
+		if strings.Contains(r.text("condition.0.expression"), copiedSources) {
+			reads[r.text("member")] = true
+		} else {
+			bad(r.Address, "%s may read every bucket of the project: grant it on the buckets that are meant, or add a condition on resource.name", r.text("member"))
+		}
+	}
+	for _, r := range p.of(typeFunction) {
+		account := r.text("build_config.0.service_account")
+		if member := "serviceAccount:" + account[strings.LastIndexByte(account, '/')+1:]; account != "" && !reads[member] {
+			bad(r.Address, "its build may not read the copy of its source and is refused: grant %s roles/storage.objectViewer on the project, with a condition that resource.name starts with %s", member, copiedSources)
+		}
+	}
 }
 
 // runners lists the members that worker pools run as.

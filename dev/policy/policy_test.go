@@ -51,6 +51,9 @@ func TestWhatBreaksARule(t *testing.T) {
 		{"the whole project's accounts by a binding", "no-impersonation-by-project", resource("google_project_iam_binding", "b", `{"role":"roles/iam.serviceAccountUser","members":[]}`), false},
 		{"one account", "no-impersonation-by-project", resource(typeAccountGrant, "b", `{"role":"roles/iam.serviceAccountUser"}`), true},
 
+		{"a build that reads every bucket", "builds-read-sources", resource(typeProjectGrant, "g", `{"role":"roles/storage.objectViewer","member":"serviceAccount:b@p.iam.gserviceaccount.com"}`), false},
+		{"a build that does not read its source", "builds-read-sources", resource(typeFunction, "f", `{"build_config":[{"service_account":"projects/p/serviceAccounts/b@p.iam.gserviceaccount.com"}]}`), false},
+
 		{"a pool that runs as the default account", "own-accounts", resource(typePool, "p", `{"template":[{"service_account":"123-compute@developer.gserviceaccount.com"}]}`), false},
 
 		{"a function's own trigger that does not try again", "retry-on", resource(typeFunction, "f", `{"event_trigger":[{"retry_policy":"RETRY_POLICY_DO_NOT_RETRY"}]}`), false},

@@ -26,6 +26,7 @@ var sourceTwins = []sourceTwin{
 	{"no-impersonation-by-project", "modules/pipeline/roles.tf", `concat([local.roles.job],`, `concat([local.roles.job, "roles/iam.serviceAccountUser"],`},
 	{"no-open-grants", "modules/ci/roles.tf", `modifiedGrantsByRole`, `grants`},
 	{"deployer-suffices", "modules/ci/roles.tf", `    "roles/dataflow.worker",` + "\n", ""},
+	{"builds-read-sources", "accounts.tf", `buckets/gcf-v2-sources-`, `buckets/sources-`},
 	{"own-accounts", "modules/trigger/main.tf", `= var.runtime.account`, `= null`},
 	{"only-deliveries-call", "modules/trigger/main.tf", `member   = "serviceAccount:${var.push}"`, `member = "serviceAccount:${var.runtime.account}"`},
 	{"worker-least", "accounts.tf", `role    = "projects/${var.project.id}/roles/${google_project_iam_custom_role.worker.role_id}"`, `role = "roles/dataflow.admin"`},

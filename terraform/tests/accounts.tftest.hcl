@@ -58,6 +58,15 @@ run "a_pipeline_reaches_what_its_file_tells" {
   }
 }
 
+run "a_build_reads_what_cloud_functions_copied" {
+  command = plan
+
+  assert {
+    condition     = google_project_iam_member.build_source.role == "roles/storage.objectViewer" && google_project_iam_member.build_source.condition[0].expression == "resource.name == 'projects/_/buckets/gcf-v2-sources-123456789012-us-central1' || resource.name.startsWith('projects/_/buckets/gcf-v2-sources-123456789012-us-central1/')"
+    error_message = "The build reads the bucket of sources, and no other: ${google_project_iam_member.build_source.condition[0].expression}"
+  }
+}
+
 run "a_pipeline_s_grants_are_on_resources" {
   command = plan
 

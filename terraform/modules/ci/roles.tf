@@ -35,6 +35,7 @@ locals {
     "roles/eventarc.eventReceiver",
     "roles/logging.logWriter",
     "roles/pubsub.publisher",
+    "roles/storage.objectViewer",
   ]
 }
 
