@@ -155,6 +155,42 @@ resource "google_storage_bucket_iam_member" "templates" {
   bucket = each.value
   role   = "roles/storage.objectViewer"
   member = google_service_account.worker.member
+
+  depends_on = [module.source_bucket] # it may be made here
+}
+
+# roles/dataflow.worker without its storage: that role reads and makes objects in every bucket of the project, those of other pipelines,
+# of the ledger and of Terraform's state among them. Storage is granted on buckets, by modules/pipeline.
+# https://cloud.google.com/iam/docs/roles-permissions/dataflow#dataflow.worker has the list; Dataflow's documentation allows for a role of one's own.
+resource "google_project_iam_custom_role" "job" {
+  project     = var.project.id
+  role_id     = "penstock_${var.deployment}_job"
+  title       = "Penstock ${var.deployment}: job"
+  description = "What the machines of a Dataflow job do, but for storage."
+
+  permissions = [
+    "autoscaling.sites.readRecommendations",
+    "autoscaling.sites.writeMetrics",
+    "autoscaling.sites.writeState",
+    "compute.instanceGroupManagers.update",
+    "compute.instances.delete",
+    "compute.instances.setDiskAutoDelete",
+    "dataflow.jobs.get",
+    "dataflow.shuffle.read",
+    "dataflow.shuffle.write",
+    "dataflow.streamingWorkItems.ImportState",
+    "dataflow.streamingWorkItems.commitWork",
+    "dataflow.streamingWorkItems.getData",
+    "dataflow.streamingWorkItems.getWork",
+    "dataflow.streamingWorkItems.getWorkerMetadata",
+    "dataflow.workItems.lease",
+    "dataflow.workItems.sendMessage",
+    "dataflow.workItems.update",
+    "logging.logEntries.create",
+    "monitoring.timeSeries.create",
+  ]
+
+  depends_on = [google_project_service.this]
 }
 
 # What Temporal's worker controller does to a pool, granted on each pool.

@@ -423,7 +423,7 @@ variable "network" {
 
 variable "access" {
   description = <<-EOT
-    What a pipeline's jobs may reach beside what its file tells, by pipeline. A file tells: its triggers' buckets are read; a parameter that is a
+    What a pipeline's jobs may reach beside what its file tells, by pipeline. A file tells: the buckets of its triggers and templates are read; a parameter that is a
     gs:// path or a BigQuery table PROJECT:DATASET.TABLE is read, or written when its name says so (output, result, reject, staging, …); tempLocation,
     stagingLocation and saveHeapDumpsToGcsPath are written; sdkContainerImage is pulled.
       read, write              buckets

@@ -66,7 +66,7 @@ var identities = []Rule{
 		},
 		twin: breaks(func(r *Resource) bool {
 			listed := r.text("condition.0.expression")
-			return strings.Contains(listed, "'roles/dataflow.worker'") && set("condition.0.expression", strings.ReplaceAll(listed, "'roles/dataflow.worker'", "'roles/dataflow.viewer'"))(r)
+			return strings.Contains(listed, "'roles/bigquery.jobUser'") && set("condition.0.expression", strings.ReplaceAll(listed, "'roles/bigquery.jobUser'", "'roles/bigquery.user'"))(r)
 		}, typeProjectGrant),
 	},
 	{
@@ -158,6 +158,34 @@ var identities = []Rule{
 		},
 	},
 	{
+		Name: "pipelines-least", Says: "gives pipelines' accounts no storage on the project, where only what no smaller resource has is theirs",
+		check: func(p *Plan, bad report) {
+			for _, r := range p.of(typeProjectGrant) {
+				account, ok := strings.CutPrefix(r.text("member"), "serviceAccount:")
+				if !ok || !slices.Contains(pipelineAccounts(p), account) {
+					continue
+				}
+				role := findRole(p, r.text("role"))
+				switch {
+				case role != nil:
+					for _, permission := range texts(role.get("permissions")) {
+						if service, _, _ := strings.Cut(permission, "."); !slices.Contains(jobServices, service) {
+							bad(role.Address, "%s on the whole project is more than a job of one pipeline needs: grant it on the resources that the file names", permission)
+						}
+					}
+				case !slices.Contains(jobRoles, r.text("role")):
+					bad(r.Address, "%s has %s on the whole project, other pipelines' data among it: grant it on the resources that the file names", account, r.text("role"))
+				}
+			}
+		},
+		twin: func(p *Plan) bool {
+			accounts := pipelineAccounts(p)
+			return breaks(func(r *Resource) bool {
+				return slices.Contains(accounts, strings.TrimPrefix(r.text("member"), "serviceAccount:")) && set("role", "roles/dataflow.worker")(r)
+			}, typeProjectGrant)(p)
+		},
+	},
+	{
 		Name: "acts-as-pipelines", Says: "lets the worker act as each pipeline's account, and as no other",
 		check: func(p *Plan, bad report) {
 			accounts := pipelineAccounts(p)
@@ -219,6 +247,13 @@ var identities = []Rule{
 		twin: breaks(set("attribute_condition", "true"), "google_iam_workload_identity_pool_provider"),
 	},
 }
+
+// What jobs have no smaller resource for than the project: Google's roles, and the services of a role of one's own.
+// roles/dataflow.worker is not among them, since it reads and makes objects in every bucket.
+var (
+	jobRoles    = []string{"roles/bigquery.jobUser", "roles/bigquery.readSessionUser"}
+	jobServices = []string{"autoscaling", "compute", "dataflow", "logging", "monitoring"}
+)
 
 // copiedSources begins the name of the bucket that Cloud Functions copies an archive to before it is built.
 const copiedSources = "projects/_/buckets/gcf-v2-sources-"

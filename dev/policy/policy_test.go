@@ -169,6 +169,52 @@ func TestARotatorMayRotateAndNoMore(t *testing.T) {
 	}
 }
 
+func TestAPipelineHasNoStorageOnTheProject(t *testing.T) {
+	file, problems := pipeline.Parse("a.yaml", []byte(`
+name: a
+purpose: Test.
+owner: me@example.com
+on:
+  - storage: {bucket: landing}
+steps:
+  - name: one
+    dataflow: {template: "gs://templates/one.json", environment: {serviceAccountEmail: orders@acme-data.iam.gserviceaccount.com}}
+`))
+	if problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	grant := func(role, member string) string {
+		return resource(typeProjectGrant, "g", `{"role":"`+role+`","member":"serviceAccount:`+member+`"}`)
+	}
+	const orders = "orders@acme-data.iam.gserviceaccount.com"
+	for name, tc := range map[string]struct {
+		resources []string
+		want      string
+	}{
+		"a role of one's own":                {[]string{grant("projects/p/roles/job", orders), resource(typeCustomRole, "r", `{"role_id":"job","permissions":["dataflow.workItems.lease"]}`)}, ""},
+		"such a role that reads objects":     {[]string{grant("projects/p/roles/job", orders), resource(typeCustomRole, "r", `{"role_id":"job","permissions":["dataflow.workItems.lease","storage.objects.get"]}`)}, "storage.objects.get on the whole project"},
+		"queries":                            {[]string{grant("roles/bigquery.jobUser", orders)}, ""},
+		"Dataflow's role for workers":        {[]string{grant("roles/dataflow.worker", orders)}, "has roles/dataflow.worker"},
+		"every bucket":                       {[]string{grant("roles/storage.objectUser", orders)}, "has roles/storage.objectUser"},
+		"every bucket, of no pipeline's":     {[]string{grant("roles/storage.objectUser", "other@acme-data.iam.gserviceaccount.com")}, ""},
+		"a role that is made somewhere else": {[]string{grant("projects/p/roles/unknown", orders)}, "has projects/p/roles/unknown"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := planned(t, tc.resources...)
+			p.Pipelines = []*pipeline.Pipeline{file}
+			var got []string
+			for _, v := range Check(p) {
+				if v.Rule == "pipelines-least" {
+					got = append(got, v.Message)
+				}
+			}
+			if tc.want == "" && len(got) > 0 || !strings.Contains(strings.Join(got, "\n"), tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestWhatFilesAreTriggeredByArrives(t *testing.T) {
 	file, problems := pipeline.Parse("a.yaml", []byte(`
 name: a

@@ -31,12 +31,13 @@ run "a_pipeline_reaches_what_its_file_tells" {
 
   assert {
     condition = output.pipelines["orders"].access.buckets == tomap({
-      landing = "read"  # its trigger
-      uploads = "read"  # its other trigger
-      schemas = "read"  # a parameter that does not say that it is written
-      rejects = "write" # one that does; that it may be read too takes nothing away
-      scratch = "write" # temporary files
-      archive = "write" # asked for
+      landing   = "read"  # its trigger
+      templates = "read"  # its templates
+      uploads   = "read"  # its other trigger
+      schemas   = "read"  # a parameter that does not say that it is written
+      rejects   = "write" # one that does; that it may be read too takes nothing away
+      scratch   = "write" # temporary files
+      archive   = "write" # asked for
     })
     error_message = "Buckets: ${jsonencode(output.pipelines["orders"].access.buckets)}"
   }
@@ -54,7 +55,7 @@ run "a_pipeline_reaches_what_its_file_tells" {
   }
   assert {
     condition     = toset(keys(google_storage_bucket_iam_member.templates)) == toset(["templates"])
-    error_message = "The worker reads templates, which a launch needs, and no other bucket of the files."
+    error_message = "The worker reads templates, which a launch needs, and no other bucket of the files; Google's own everybody reads."
   }
 }
 
@@ -80,6 +81,7 @@ run "a_pipeline_s_grants_are_on_resources" {
     purpose    = "Load orders."
     account    = "orders@acme-data.iam.gserviceaccount.com"
     worker     = "worker@acme-data.iam.gserviceaccount.com"
+    job_role   = "projects/acme-data/roles/penstock_prod_job"
     access     = { buckets = { landing = "read", clean = "write" }, datasets = { "acme-data.sales" = "write" } }
   }
 
@@ -92,8 +94,16 @@ run "a_pipeline_s_grants_are_on_resources" {
     error_message = "Input is read, output is written."
   }
   assert {
-    condition     = toset(keys(google_project_iam_member.this)) == toset(["roles/dataflow.worker", "roles/bigquery.jobUser", "roles/bigquery.readSessionUser"])
-    error_message = "On the project there is only what no smaller resource has: ${join(", ", keys(google_project_iam_member.this))}"
+    condition     = { for b, g in google_storage_bucket_iam_member.look : b => g.role } == { landing = "roles/storage.legacyBucketReader", clean = "roles/storage.legacyBucketReader" }
+    error_message = "Beam looks at each bucket before it uses it."
+  }
+  assert {
+    condition     = toset([for g in google_project_iam_member.this : g.role]) == toset(["projects/acme-data/roles/penstock_prod_job", "roles/bigquery.jobUser", "roles/bigquery.readSessionUser"])
+    error_message = "On the project there is only what no smaller resource has: ${join(", ", [for g in google_project_iam_member.this : g.role])}"
+  }
+  assert {
+    condition     = google_service_account.this[0].description == "Load orders."
+    error_message = "The account says what it is for: ${google_service_account.this[0].description}"
   }
 }
 
@@ -110,6 +120,7 @@ run "another_project_s_account_is_used_not_made" {
     purpose    = "Load orders."
     account    = "orders@elsewhere.iam.gserviceaccount.com"
     worker     = "worker@acme-data.iam.gserviceaccount.com"
+    job_role   = "projects/acme-data/roles/penstock_prod_job"
     access     = { buckets = { landing = "read" } }
   }
 
@@ -118,8 +129,31 @@ run "another_project_s_account_is_used_not_made" {
     error_message = "An account of another project is there already."
   }
   assert {
-    condition     = toset(keys(google_project_iam_member.this)) == toset(["roles/dataflow.worker"])
+    condition     = toset([for g in google_project_iam_member.this : g.role]) == toset(["projects/acme-data/roles/penstock_prod_job"])
     error_message = "Without datasets there are no roles of BigQuery."
+  }
+}
+
+run "a_long_purpose_is_cut_by_bytes" {
+  command = plan
+
+  module {
+    source = "./modules/pipeline"
+  }
+
+  variables {
+    project_id = "acme-data"
+    name       = "orders"
+    purpose    = join("", [for n in range(200) : "é"]) # two bytes each
+    account    = "orders@acme-data.iam.gserviceaccount.com"
+    worker     = "worker@acme-data.iam.gserviceaccount.com"
+    job_role   = "projects/acme-data/roles/penstock_prod_job"
+    access     = {}
+  }
+
+  assert {
+    condition     = google_service_account.this[0].description == join("", [for n in range(127) : "é"])
+    error_message = "The API takes 256 bytes, and no half character: ${length(google_service_account.this[0].description)}"
   }
 }
 

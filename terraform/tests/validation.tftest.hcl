@@ -546,6 +546,16 @@ run "one_account_for_two_pipelines" {
   expect_failures = [terraform_data.pipelines]
 }
 
+run "temporary_files_that_go_anywhere" {
+  command = plan
+
+  variables {
+    pipelines = "tests/pipelines/no_temporary"
+  }
+
+  expect_failures = [terraform_data.pipelines]
+}
+
 run "access_of_a_pipeline_that_is_not_there" {
   command = plan
 

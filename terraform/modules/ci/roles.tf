@@ -28,10 +28,10 @@ locals {
 
   # The roles that the root module grants on the project: the only ones that a deployment may grant there.
   granted_roles = [
+    "projects/${var.project.id}/roles/penstock_${var.deployment}_job",
     "projects/${var.project.id}/roles/penstock_${var.deployment}_worker",
     "roles/bigquery.jobUser",
     "roles/bigquery.readSessionUser",
-    "roles/dataflow.worker",
     "roles/eventarc.eventReceiver",
     "roles/logging.logWriter",
     "roles/pubsub.publisher",
