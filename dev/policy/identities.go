@@ -3,29 +3,70 @@ package policy
 import (
 	"encoding/json"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
 
-// impersonation are the roles that let one act as an account; on a project, as each of its accounts.
+// impersonation are the roles that let one act as an account, or give oneself that; on a project, as each of its accounts.
 var impersonation = []string{
 	"roles/iam.serviceAccountUser",
 	"roles/iam.serviceAccountTokenCreator",
 	"roles/iam.serviceAccountOpenIdTokenCreator",
 	"roles/iam.workloadIdentityUser",
 	"roles/iam.serviceAccountKeyAdmin",
+	"roles/iam.serviceAccountAdmin",
+	"roles/iam.roleAdmin",
 	"roles/editor",
 	"roles/owner",
+	"roles/writer",
+	"roles/admin",
 }
+
+// impersonating are the permissions that do so in a role of one's own.
+var impersonating = []string{
+	"iam.roles.update",
+	"iam.serviceAccountKeys.create",
+	"iam.serviceAccounts.actAs",
+	"iam.serviceAccounts.getAccessToken",
+	"iam.serviceAccounts.getOpenIdToken",
+	"iam.serviceAccounts.implicitDelegation",
+	"iam.serviceAccounts.setIamPolicy",
+	"iam.serviceAccounts.signBlob",
+	"iam.serviceAccounts.signJwt",
+	"resourcemanager.projects.setIamPolicy",
+}
+
+// The one exception: whoever deploys makes accounts and roles, and is trusted like an owner, as docs/deploy.md says. It is known by
+// the name that modules/ci gives it.
+var (
+	deployerRE  = regexp.MustCompile(`^serviceAccount:penstock-[a-z][a-z0-9]{1,11}-deployer@`)
+	deployerMay = []string{"roles/iam.serviceAccountAdmin", "roles/iam.roleAdmin"}
+)
 
 // identities is about who may do what.
 var identities = []Rule{
 	{
-		Name: "no-impersonation-by-project", Says: "lets nobody act as every account of the project",
+		Name: "no-impersonation-by-project", Says: "lets nobody act as every account of the project, nor give itself that, but for the one that deploys",
 		check: func(p *Plan, bad report) {
+			for _, r := range p.of("google_project_iam_policy") {
+				bad(r.Address, "it replaces every grant of the project, and says nothing that could be checked: use google_project_iam_member")
+			}
 			for _, r := range p.of(typeProjectGrant, "google_project_iam_binding") {
-				if role := r.text("role"); slices.Contains(impersonation, role) {
+				role := r.text("role")
+				own := findRole(p, role)
+				switch {
+				case slices.Contains(deployerMay, role) && deployerRE.MatchString(r.text("member")):
+				case slices.Contains(impersonation, role):
 					bad(r.Address, "%s is granted on the project: grant it on the accounts that are meant", role)
+				case own != nil:
+					for _, permission := range texts(own.get("permissions")) {
+						if slices.Contains(impersonating, permission) {
+							bad(own.Address, "it has %s and is granted on the project: grant that on the accounts that are meant", permission)
+						}
+					}
+				case strings.Contains(role, "/roles/"):
+					bad(r.Address, "%s is not made here, so that nobody sees what it allows: make it here", role)
 				}
 			}
 		},
@@ -45,25 +86,8 @@ var identities = []Rule{
 		}, typeProjectGrant),
 	},
 	{
-		Name: "deployer-suffices", Says: "lets whoever deploys it grant the roles on the project that it grants",
-		check: func(p *Plan, bad report) {
-			for _, admin := range p.of(typeProjectGrant) {
-				listed := admin.text("condition.0.expression")
-				if admin.text("role") != "roles/resourcemanager.projectIamAdmin" || listed == "" {
-					continue
-				}
-				// Beside it are the deployer's own rights, which it is not to change.
-				own := admin.Address[:strings.Index(admin.Address, admin.Type)]
-				for _, r := range p.of(typeProjectGrant) {
-					if own != "" && strings.HasPrefix(r.Address, own) {
-						continue
-					}
-					if role := r.text("role"); !strings.Contains(listed, "'"+role+"'") {
-						bad(r.Address, "%s may not grant %s, so that it cannot deploy this: add the role to its condition", admin.text("member"), role)
-					}
-				}
-			}
-		},
+		Name: "deployer-suffices", Says: "lets whoever deploys it make all that is in it, and sign its images",
+		check: checkDeployer,
 		twin: breaks(func(r *Resource) bool {
 			listed := r.text("condition.0.expression")
 			return strings.Contains(listed, "'roles/bigquery.jobUser'") && set("condition.0.expression", strings.ReplaceAll(listed, "'roles/bigquery.jobUser'", "'roles/bigquery.user'"))(r)
@@ -242,10 +266,97 @@ var identities = []Rule{
 				if c := r.text("attribute_condition"); !strings.Contains(c, "assertion.") && !strings.Contains(c, "attribute.") {
 					bad(r.Address, "everybody that its issuer knows is let in: set attribute_condition")
 				}
+				// https://docs.github.com/actions/reference/openid-connect-reference: the ref is the base branch's in a run for anybody's pull request.
+				if r.text("oidc.0.issuer_uri") == "https://token.actions.githubusercontent.com" {
+					if c := r.text("attribute_condition"); !strings.Contains(c, "assertion.ref ") || !strings.Contains(c, "assertion.event_name ") {
+						bad(r.Address, "pull requests of others may be let in: compare assertion.ref, and let assertion.event_name not be pull_request_target")
+					}
+				}
 			}
 		},
 		twin: breaks(set("attribute_condition", "true"), "google_iam_workload_identity_pool_provider"),
 	},
+}
+
+// makers are the rights that a deployment takes, by how the types of its resources begin; the first that fits counts. It is a role that the
+// deployer has on the project, or the permissions of a role of its own; nothing where there is no such right.
+var makers = []maker{
+	{"google_artifact_registry_", []string{"roles/artifactregistry.admin"}},
+	// The provider changes a dataset's policy by changing the dataset.
+	{"google_bigquery_dataset_iam_", []string{"bigquery.datasets.get", "bigquery.datasets.getIamPolicy", "bigquery.datasets.setIamPolicy", "bigquery.datasets.update"}},
+	{"google_billing_", nil}, // on a billing account, by hand: docs/deploy.md
+	{"google_cloud_run_", []string{"roles/run.admin"}},
+	{"google_cloudfunctions2_", []string{"roles/cloudfunctions.admin"}},
+	{"google_compute_firewall", []string{"roles/compute.securityAdmin"}},
+	{"google_compute_", []string{"roles/compute.networkAdmin"}},
+	{"google_eventarc_", []string{"roles/eventarc.admin"}},
+	{"google_iam_workload_identity_", []string{"roles/iam.workloadIdentityPoolAdmin"}},
+	{"google_logging_", []string{"roles/logging.configWriter"}},
+	{"google_monitoring_", []string{"roles/monitoring.editor"}},
+	{typeCustomRole, []string{"roles/iam.roleAdmin"}},
+	{typeProjectGrant, []string{"roles/resourcemanager.projectIamAdmin"}},
+	{"google_project_service", []string{"roles/serviceusage.serviceUsageAdmin"}},
+	{"google_pubsub_", []string{"roles/pubsub.admin"}},
+	// scripts/deploy asks whether a secret has a version.
+	{"google_secret_manager_", []string{"secretmanager.secrets.create", "secretmanager.secrets.delete", "secretmanager.secrets.get", "secretmanager.secrets.getIamPolicy", "secretmanager.secrets.setIamPolicy", "secretmanager.secrets.update", "secretmanager.versions.list"}},
+	{"google_service_account", []string{"roles/iam.serviceAccountAdmin"}},
+	{"google_storage_", []string{"roles/storage.admin"}},
+	{"terraform_data", nil},
+}
+
+type maker struct {
+	resources string
+	rights    []string
+}
+
+// checkDeployer sees that the account that may grant roles on the project may grant those of the plan, make its resources, and sign.
+func checkDeployer(p *Plan, bad report) {
+	for _, admin := range p.of(typeProjectGrant) {
+		listed, member := admin.text("condition.0.expression"), admin.text("member")
+		if admin.text("role") != "roles/resourcemanager.projectIamAdmin" || listed == "" {
+			continue
+		}
+		may := map[string]bool{}
+		for _, r := range p.of(typeProjectGrant) {
+			if r.text("member") != member {
+				continue
+			}
+			may[r.text("role")] = true
+			if role := findRole(p, r.text("role")); role != nil {
+				for _, permission := range texts(role.get("permissions")) {
+					may[permission] = true
+				}
+			}
+		}
+		// Beside it are the deployer's own rights, which a person makes.
+		own := admin.Address[:strings.Index(admin.Address, admin.Type)]
+		for _, r := range p.Resources {
+			if own != "" && strings.HasPrefix(r.Address, own) {
+				continue
+			}
+			if project := r.text("project"); project != "" && project != admin.text("project") {
+				continue // another project's, granted there by hand: docs/deploy.md
+			}
+			if role := r.text("role"); r.Type == typeProjectGrant && !strings.Contains(listed, "'"+role+"'") {
+				bad(r.Address, "%s may not grant %s, so that it cannot deploy this: add the role to its condition", member, role)
+			}
+			at := slices.IndexFunc(makers, func(m maker) bool { return strings.HasPrefix(r.Type, m.resources) })
+			if at < 0 {
+				bad(r.Address, "nobody has said what right it takes to make a %s: add it to makers in dev/policy, and the right to modules/ci", r.Type)
+				continue
+			}
+			for _, right := range makers[at].rights {
+				if !may[right] {
+					bad(r.Address, "%s has no %s, so that it cannot deploy this: grant it that in modules/ci", member, right)
+				}
+			}
+		}
+		if !slices.ContainsFunc(p.of(typeAccountGrant), func(r *Resource) bool {
+			return r.text("member") == member && r.text("role") == "roles/iam.serviceAccountOpenIdTokenCreator" && strings.HasSuffix(r.text("service_account_id"), "/"+strings.TrimPrefix(member, "serviceAccount:"))
+		}) {
+			bad(admin.Address, "%s may make no token of itself, so that it cannot sign: grant it roles/iam.serviceAccountOpenIdTokenCreator on itself", member)
+		}
+	}
 }
 
 // What jobs have no smaller resource for than the project: Google's roles, and the services of a role of one's own.

@@ -49,6 +49,17 @@ func TestWhatBreaksARule(t *testing.T) {
 		{"an image by digest", "images-by-digest", resource(typePool, "p", `{"template":[{"containers":[{"image":"`+digest+`"}]}]}`), true},
 
 		{"the whole project's accounts by a binding", "no-impersonation-by-project", resource("google_project_iam_binding", "b", `{"role":"roles/iam.serviceAccountUser","members":[]}`), false},
+		{"the whole project's policy", "no-impersonation-by-project", resource("google_project_iam_policy", "b", `{"policy_data":"{}"}`), false},
+		{"changing accounts", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"roles/iam.serviceAccountAdmin","member":"serviceAccount:penstock-prod-planner@p.iam.gserviceaccount.com"}`), false},
+		{"changing roles", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"roles/iam.roleAdmin","member":"user:a@example.com"}`), false},
+		{"changing accounts, as who deploys", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"roles/iam.serviceAccountAdmin","member":"serviceAccount:penstock-prod-deployer@p.iam.gserviceaccount.com"}`), true},
+		{"acting as accounts, as who deploys", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"roles/iam.serviceAccountUser","member":"serviceAccount:penstock-prod-deployer@p.iam.gserviceaccount.com"}`), false},
+		{"a role of one's own that makes tokens", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"projects/p/roles/own","member":"user:a@example.com"}`) + "," + resource(typeCustomRole, "r", `{"role_id":"own","permissions":["iam.serviceAccounts.getAccessToken"]}`), false},
+		{"a role of one's own that acts as accounts", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"projects/p/roles/own","member":"user:a@example.com"}`) + "," + resource(typeCustomRole, "r", `{"role_id":"own","permissions":["iam.serviceAccounts.actAs"]}`), false},
+		{"a role of one's own that does neither", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"projects/p/roles/own","member":"user:a@example.com"}`) + "," + resource(typeCustomRole, "r", `{"role_id":"own","permissions":["dataflow.jobs.get"]}`), true},
+		{"a role that nobody here knows", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"organizations/1/roles/own","member":"user:a@example.com"}`), false},
+		{"GitHub's runs for pull requests", "federation-conditions", resource("google_iam_workload_identity_pool_provider", "f", `{"attribute_condition":"assertion.repository == 'a/b' && assertion.ref == 'refs/heads/main'","oidc":[{"issuer_uri":"https://token.actions.githubusercontent.com"}]}`), false},
+		{"GitHub's runs on a branch", "federation-conditions", resource("google_iam_workload_identity_pool_provider", "f", `{"attribute_condition":"assertion.repository == 'a/b' && assertion.ref == 'refs/heads/main' && assertion.event_name != 'pull_request_target'","oidc":[{"issuer_uri":"https://token.actions.githubusercontent.com"}]}`), true},
 		{"one account", "no-impersonation-by-project", resource(typeAccountGrant, "b", `{"role":"roles/iam.serviceAccountUser"}`), true},
 
 		{"a build that reads every bucket", "builds-read-sources", resource(typeProjectGrant, "g", `{"role":"roles/storage.objectViewer","member":"serviceAccount:b@p.iam.gserviceaccount.com"}`), false},
@@ -159,6 +170,48 @@ func TestARotatorMayRotateAndNoMore(t *testing.T) {
 			var got []string
 			for _, v := range Check(planned(t, append(tc.resources, service)...)) {
 				if v.Rule == "rotator-least" {
+					got = append(got, v.Message)
+				}
+			}
+			if tc.want == "" && len(got) > 0 || !strings.Contains(strings.Join(got, "\n"), tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestWhoeverDeploysMayMakeAll(t *testing.T) {
+	const deployer = "penstock-prod-deployer@p.iam.gserviceaccount.com"
+	grant := func(role string) string {
+		return resource(typeProjectGrant, "module.ci."+typeProjectGrant+".x", `{"project":"p","role":"`+role+`","member":"serviceAccount:`+deployer+`"}`)
+	}
+	role := func(permissions string) string {
+		return resource(typeCustomRole, "module.ci.role", `{"role_id":"own","permissions":[`+permissions+`]}`)
+	}
+	admin := resource(typeProjectGrant, "module.ci."+typeProjectGrant+".grants", `{"project":"p","role":"roles/resourcemanager.projectIamAdmin","member":"serviceAccount:`+deployer+`","condition":[{"expression":"modifiedGrantsByRole hasOnly(['roles/bigquery.jobUser'])"}]}`)
+	signs := resource(typeAccountGrant, "module.ci.signer", `{"service_account_id":"projects/p/serviceAccounts/`+deployer+`","role":"roles/iam.serviceAccountOpenIdTokenCreator","member":"serviceAccount:`+deployer+`"}`)
+	dataset := resource("google_bigquery_dataset_iam_member", "dataset", `{"project":"p","role":"roles/bigquery.dataViewer"}`)
+	const four = `"bigquery.datasets.get","bigquery.datasets.getIamPolicy","bigquery.datasets.setIamPolicy","bigquery.datasets.update"`
+	for name, tc := range map[string]struct {
+		resources []string
+		want      string
+	}{
+		"a role that it may grant":              {[]string{signs, resource(typeProjectGrant, "g", `{"project":"p","role":"roles/bigquery.jobUser"}`)}, ""},
+		"a role that it may not grant":          {[]string{signs, resource(typeProjectGrant, "g", `{"project":"p","role":"roles/bigquery.admin"}`)}, "may not grant roles/bigquery.admin"},
+		"a dataset's policy":                    {[]string{signs, dataset, grant("projects/p/roles/own"), role(four)}, ""},
+		"a dataset's policy, without right":     {[]string{signs, dataset}, "has no bigquery.datasets.get"},
+		"a dataset that it may not change":      {[]string{signs, dataset, grant("projects/p/roles/own"), role(`"bigquery.datasets.get","bigquery.datasets.getIamPolicy","bigquery.datasets.setIamPolicy"`)}, "has no bigquery.datasets.update"},
+		"another project's dataset":             {[]string{signs, resource("google_bigquery_dataset_iam_member", "dataset", `{"project":"q","role":"roles/bigquery.dataViewer"}`)}, ""},
+		"a bucket":                              {[]string{signs, grant("roles/storage.admin"), resource(typeBucket, "b", `{"project":"p"}`)}, ""},
+		"a bucket, without right":               {[]string{signs, resource(typeBucket, "b", `{"project":"p"}`)}, "has no roles/storage.admin"},
+		"secrets whose versions it cannot list": {[]string{signs, resource(typeSecret, "s", `{"project":"p"}`), grant("projects/p/roles/own"), role(`"secretmanager.secrets.create","secretmanager.secrets.delete","secretmanager.secrets.get","secretmanager.secrets.getIamPolicy","secretmanager.secrets.setIamPolicy","secretmanager.secrets.update"`)}, "has no secretmanager.versions.list"},
+		"what nobody has thought of":            {[]string{signs, resource("google_redis_instance", "r", `{"project":"p"}`)}, "what right it takes to make a google_redis_instance"},
+		"an account that cannot sign":           {nil, "may make no token of itself"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, v := range Check(planned(t, append(tc.resources, admin)...)) {
+				if v.Rule == "deployer-suffices" {
 					got = append(got, v.Message)
 				}
 			}

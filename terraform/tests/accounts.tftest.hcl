@@ -350,3 +350,24 @@ run "without_a_rotator_nothing_watches_one" {
     error_message = "Watched: ${jsonencode(output.alerts)}"
   }
 }
+
+run "github_is_known_by_what_nobody_else_can_have" {
+  command = plan
+
+  module {
+    source = "./bootstrap"
+  }
+
+  variables {
+    project_id     = "acme-data"
+    project_number = "123456789012"
+    state_bucket   = "acme-state"
+    github         = "acme/pipelines"
+    github_id      = "123456789"
+  }
+
+  assert {
+    condition     = module.federation[0].conditions["github"] == "assertion.repository_id == '123456789' && assertion.repository == 'acme/pipelines' && assertion.ref == 'refs/heads/main' && assertion.event_name != 'pull_request_target'"
+    error_message = "Let in: ${module.federation[0].conditions["github"]}"
+  }
+}
