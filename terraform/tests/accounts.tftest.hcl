@@ -287,6 +287,26 @@ run "keys_are_rotated_by_a_rotator_of_their_own" {
   }
 }
 
+run "a_rotation_takes_as_long_as_it_is_asked_to" {
+  command = plan
+
+  variables {
+    temporal = {
+      address   = "us-central1.gcp.api.temporal.io:7233"
+      namespace = "pipelines.acme1"
+      rotation = {
+        first   = "2027-01-04T09:00:00Z"
+        rotator = { image = "us-docker.pkg.dev/acme/rotator@sha256:0f3a9c1d2b4e5f60718293a4b5c6d7e8f90112233445566778899aabbccddeef", owner = "one", cloud_owner = "two", retire = "90m" }
+      }
+    }
+  }
+
+  assert {
+    condition     = local.rotator_retire == 5400
+    error_message = "90m are 5400 s, not ${local.rotator_retire}."
+  }
+}
+
 run "a_rotator_that_is_in_trouble_is_noticed" {
   command = plan
 
@@ -305,7 +325,7 @@ run "a_rotator_that_is_in_trouble_is_noticed" {
     functions     = ["penstock-prod-storage"]
     subscriptions = []
     dead_letters  = "penstock-prod-dead-letters"
-    rotator       = "penstock-prod-rotator"
+    rotator       = { name = "penstock-prod-rotator", retire = 7200 }
   }
 
   assert {
@@ -318,6 +338,13 @@ run "a_rotator_that_is_in_trouble_is_noticed" {
       c.threshold_value == 3 && c.aggregations[0].alignment_period == "3600s"
     ])
     error_message = "One failure is no harm, several are; they come ten minutes apart."
+  }
+  assert {
+    condition = alltrue([
+      for c in google_monitoring_alert_policy.this["rotation-unacked"].conditions[0].condition_threshold :
+      c.threshold_value == 14400 && strcontains(c.filter, "subscription_id=\"penstock-prod-rotator\"")
+    ])
+    error_message = "A notice waits until the old key is deleted when all goes well, and no longer."
   }
 }
 
@@ -342,7 +369,7 @@ run "without_a_rotator_nothing_watches_one" {
   }
 
   assert {
-    condition     = length(setintersection(["rotation-failed", "rotation-due", "key-left"], output.alerts)) == 0 && length(google_logging_metric.rotation) == 0
+    condition     = length(setintersection(["rotation-unacked", "rotation-failed", "rotation-due", "key-left"], output.alerts)) == 0 && length(google_logging_metric.rotation) == 0
     error_message = "Watched: ${jsonencode(output.alerts)}"
   }
   assert {
