@@ -72,6 +72,7 @@ func TestWhatBreaksARule(t *testing.T) {
 		{"a push without back-off", "retry-on", resource(typeSubscription, "s", `{"push_config":[{}]}`), false},
 
 		{"five attempts", "patience", resource(typeSubscription, "s", `{"ack_deadline_seconds":60,"message_retention_duration":"604800s","expiration_policy":[{"ttl":""}],"retry_policy":[{"maximum_backoff":"600s"}],"dead_letter_policy":[{"max_delivery_attempts":5}],"push_config":[{}]}`), false},
+		{"as many attempts as Pub/Sub likes", "patience", resource(typeSubscription, "s", `{"ack_deadline_seconds":60,"message_retention_duration":"604800s","expiration_policy":[{"ttl":""}],"retry_policy":[{"maximum_backoff":"600s"}],"dead_letter_policy":[{"max_delivery_attempts":null}],"push_config":[{}]}`), false},
 		{"a hundred attempts over hours", "patience", resource(typeSubscription, "s", `{"ack_deadline_seconds":60,"message_retention_duration":"604800s","expiration_policy":[{"ttl":""}],"retry_policy":[{"maximum_backoff":"600s"}],"dead_letter_policy":[{"max_delivery_attempts":100}],"push_config":[{}]}`), true},
 
 		{"a function without dead letters", "dead-letter-path", resource(typeFunction, "f", `{"service_config":[{"environment_variables":{}}]}`), false},
@@ -81,6 +82,17 @@ func TestWhatBreaksARule(t *testing.T) {
 		{"a bucket that goes with all in it", "deletion-protection", resource(typeBucket, "b", `{"force_destroy":true,"deletion_policy":"PREVENT","versioning":[{"enabled":true}]}`), false},
 		{"a bucket whose claims could not expire", "deletion-protection", resource(typeBucket, "b", `{"deletion_policy":"PREVENT","versioning":[{"enabled":true}],"retention_policy":[{"retention_period":"1"}]}`), false},
 		{"a secret that may go", "deletion-protection", resource(typeSecret, "s", `{"deletion_protection":false}`), false},
+
+		{"a topic of dead letters that may go", "deletion-protection", resource(typeTopic, "t", `{"project":"p","name":"dead","deletion_policy":"DELETE"}`) + "," + resource(typeSubscription, "s", `{"dead_letter_policy":[{"dead_letter_topic":"projects/p/topics/dead"}]}`), false},
+		{"a topic of dead letters that stays", "deletion-protection", resource(typeTopic, "t", `{"project":"p","name":"dead","deletion_policy":"PREVENT"}`) + "," + resource(typeSubscription, "s", `{"dead_letter_policy":[{"dead_letter_topic":"projects/p/topics/dead"}]}`), true},
+		{"a topic of notifications, which are made again", "deletion-protection", resource(typeTopic, "t", `{"project":"p","name":"n","deletion_policy":"DELETE"}`), true},
+		{"images that may go", "deletion-protection", resource(typeRepository, "r", `{"repository_id":"images","deletion_policy":"DELETE"}`), false},
+		{"images that stay", "deletion-protection", resource(typeRepository, "r", `{"repository_id":"images","deletion_policy":"PREVENT"}`), true},
+		{"images that are built again", "deletion-protection", resource(typeRepository, "r", `{"repository_id":"functions","deletion_policy":null}`) + "," + resource(typeFunction, "f", `{"build_config":[{"docker_repository":"projects/p/locations/l/repositories/functions"}]}`), true},
+
+		{"Eventarc's subscription, which nobody forwards from", "dead-letter-grants", resource(typeEventarc, "module.t."+typeEventarc+`.this[\"a\"]`, `{}`), false},
+		{"Eventarc's subscription, by another's grant", "dead-letter-grants", resource(typeEventarc, "module.t."+typeEventarc+`.this[\"a\"]`, `{}`) + "," + resource(typeSubGrant, "module.t."+typeSubGrant+`.eventarc[\"b\"]`, `{"role":"roles/pubsub.subscriber","member":"serviceAccount:service-1@gcp-sa-pubsub.iam.gserviceaccount.com"}`), false},
+		{"Eventarc's subscription, which Pub/Sub forwards from", "dead-letter-grants", resource(typeEventarc, "module.t."+typeEventarc+`.this[\"a\"]`, `{}`) + "," + resource(typeSubGrant, "module.t."+typeSubGrant+`.eventarc[\"a\"]`, `{"role":"roles/pubsub.subscriber","member":"serviceAccount:service-1@gcp-sa-pubsub.iam.gserviceaccount.com"}`), true},
 
 		{"an alert's own labels", "labels", resource("google_monitoring_notification_channel", "c", `{"labels":{"email_address":"x"},"user_labels":{"penstock_deployment":"prod","managed_by":"terraform"}}`), true},
 		{"an alert without labels", "labels", resource("google_monitoring_alert_policy", "a", `{"user_labels":null}`), false},
@@ -326,6 +338,20 @@ workflow: {type: W, taskQueue: q}
 				}
 			}
 		})
+	}
+}
+
+func TestATopicThatAFileIsTriggeredByStays(t *testing.T) {
+	file, problems := pipeline.Parse("a.yaml", []byte("name: a\npurpose: Test.\nowner: me@example.com\non: [{pubsub: {topic: ready}}]\nworkflow: {type: W, taskQueue: q}\n"))
+	if problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	for policy, kept := range map[string]bool{"PREVENT": true, "DELETE": false} {
+		p := planned(t, resource(typeTopic, "t", `{"project":"p","name":"ready","deletion_policy":"`+policy+`"}`))
+		p.Pipelines = []*pipeline.Pipeline{file}
+		if broken := slices.ContainsFunc(Check(p), func(v Violation) bool { return v.Rule == "deletion-protection" }); broken == kept {
+			t.Errorf("deletion_policy %s: broken %v, want %v", policy, broken, !kept)
+		}
 	}
 }
 
