@@ -3,8 +3,6 @@ locals {
   labels = merge(var.labels, { penstock_deployment = var.deployment, managed_by = "terraform" })
 
   rotator = try(var.temporal.rotation.rotator, null)
-  # In seconds: for so long a notice is delivered again and again, as a rotation is not over before.
-  rotator_retire = try(tonumber(regex("^([0-9]+)[mh]$", coalesce(local.rotator.retire, "1h"))[0]) * (endswith(coalesce(local.rotator.retire, "1h"), "h") ? 3600 : 60), 3600)
 }
 
 # Who is who: each part has an account of its own, with the rights that it needs, on the resources that it needs them for. None has a key.
@@ -240,6 +238,9 @@ resource "google_service_account_iam_member" "deployer" {
 }
 
 locals {
+  # In seconds: for so long a notice is delivered again and again, as a rotation is not over before.
+  rotator_retire = try(tonumber(regex("^([0-9]+)[mh]$", coalesce(local.rotator.retire, "1h"))[0]) * (endswith(coalesce(local.rotator.retire, "1h"), "h") ? 3600 : 60), 3600)
+
   # https://cloud.google.com/functions/docs/building
   functions_bucket = "projects/_/buckets/gcf-v2-sources-${var.project.number}-${var.region}"
 
