@@ -31,7 +31,7 @@ var dataflowMutants = []Mutant{
 	case known.State != "":
 		return true
 `,
-		Scenario: "false-status", Size: Default, Invariant: "left", // of few jobs all may be told of one by one
+		Scenario: "false-status", Size: Short, Invariant: "left",
 	},
 	{
 		Name:    "retry-at-will",

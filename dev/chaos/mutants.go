@@ -120,6 +120,22 @@ var furtherMutants = []Mutant{
 		Scenario: "quota", Size: Short, Invariant: "I3",
 	},
 	{
+		Name: "jobs-in-one-history", OnRequest: true,
+		Removes: "the new history of a job's workflow whose history is full", Program: "worker", File: "worker/job.go",
+		Old:      `	if !workflow.GetInfo(j.ctx).GetContinueAsNewSuggested() {`,
+		New:      `	if workflow.GetInfo(j.ctx) != nil {`,
+		Scenario: "status-flood", Size: Default, Invariant: "own",
+	},
+	{
+		Name: "troubled-sweeps-in-one-history", OnRequest: true,
+		Removes: "the new history of a sweep that meets trouble", Program: "worker", File: "worker/sweep.go",
+		Old: `			s.leaving = true
+			return false
+`,
+		New:      ``,
+		Scenario: "status-flood", Size: Default, Invariant: "own",
+	},
+	{
 		Name: "missed-left-missed", OnRequest: true,
 		Removes: "the start of what is missed", Program: "penstock", File: "service/reconcile.go",
 		Old:      `o.Verdict == FindingMissed && r.q.StartMissing`,

@@ -2,18 +2,22 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
 
 	"github.com/penstock/penstock/dev/faults"
 	"github.com/penstock/penstock/runs"
 )
 
 // status are stories about job-status events.
-var status = []Scenario{statusEvents(), statusFalse()}
+var status = []Scenario{statusEvents(), statusFalse(), statusFlood()}
 
 // told is a job-status event as somebody tells it, true or not.
 type told struct {
@@ -187,4 +191,91 @@ func statusFalse() Scenario {
 			)
 		},
 	}
+}
+
+// statusFlood sends more news than the history of a workflow should take.
+func statusFlood() Scenario {
+	return Scenario{
+		Name:  "status-flood",
+		What:  "thousands of status events come about one job, and as many about jobs that nobody watches, each of which asks a sweep whose list is refused meanwhile. Their workflows go on in new histories, and forget nothing",
+		Bound: 90 * time.Second,
+		Setup: Setup{
+			Pipelines: files(pipelineOf("good", "quick")),
+			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h", "PENSTOCK_SWEEP_GATHER=1s"},
+			Faults:    []faults.Rule{held("good")},
+		},
+		Run: func(ctx context.Context, b *Bench) error {
+			events := b.Objects("good", 1)
+			watched, sweep := JobWorkflow(events[0].JobName(only, 1)), runs.SweepWorkflowID(Deployment, Project, Location)
+			var job Job
+			return inTurn(
+				func() error { return b.Deliver(ctx, Load{Events: events}) },
+				func() error { return b.AwaitJobKnown(ctx, events, only, nil) },
+				func() error {
+					jobs, err := b.Jobs()
+					if err == nil {
+						job = jobs[0]
+					}
+					return err
+				},
+				func() error {
+					return b.Fault(faults.Rule{Name: "refused", At: faults.Dataflow, Fault: faults.Status, Status: 503, Operation: "jobs.list"})
+				},
+				func() error {
+					n := b.N(6000)
+					b.Say("tell %d times that %s runs, and %d times of jobs that nobody watches", n, job.Name, n)
+					return b.flood(ctx, n, func(i int) []told {
+						at := job.Launched.Add(time.Duration(i) * time.Millisecond)
+						return []told{
+							{name: job.Name, id: job.ID, state: "JOB_STATE_RUNNING", at: at},
+							{name: Deployment + "-good-only-abcdefghijklm-1", id: "2026-01-02_03_04_05-1234567890123456789", state: "JOB_STATE_RUNNING", at: at},
+						}
+					})
+				},
+				func() error { return b.wantRenewed(ctx, watched) },
+				func() error { return b.wantRenewed(ctx, sweep) },
+				func() error { return b.EndFault("refused") },
+				func() error { return b.EndFault("held-good") },
+			)
+		},
+	}
+}
+
+// flood tells n batches of news, several at a time.
+func (b *Bench) flood(ctx context.Context, n int, batch func(i int) []told) error {
+	const tellers = 16
+	var (
+		wg   sync.WaitGroup
+		errs = make([]error, tellers)
+	)
+	for t := range tellers {
+		wg.Go(func() {
+			for i := t; i < n && errs[t] == nil; i += tellers {
+				for _, news := range batch(i) {
+					if errs[t] == nil {
+						errs[t] = b.tell(ctx, news)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// wantRenewed wants a workflow to go on in a new history soon.
+func (b *Bench) wantRenewed(ctx context.Context, workflowID string) error {
+	waiting, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	err := b.Await(waiting, workflowID+" goes on in a new history", func() (bool, error) {
+		n, err := b.Temporal.CountWorkflow(ctx, &workflowservice.CountWorkflowExecutionsRequest{
+			Namespace: b.Addresses.Namespace, Query: fmt.Sprintf("WorkflowId = '%s' AND ExecutionStatus = 'ContinuedAsNew'", workflowID),
+		})
+		return n.GetCount() > 0, err
+	})
+	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
+		b.Fail("%v", err)
+		return nil
+	}
+	return err
 }
