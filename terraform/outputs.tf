@@ -14,6 +14,8 @@ output "environment" {
     PENSTOCK_LOCATION                 = local.job_location
     TEMPORAL_ADDRESS                  = var.temporal.address
     TEMPORAL_NAMESPACE                = var.temporal.namespace
+    TEMPORAL_TLS_SERVER_CA_CERT_DATA  = var.temporal.server_ca
+    TEMPORAL_TLS_SERVER_NAME          = var.temporal.server_name
   }
 }
 

@@ -311,6 +311,41 @@ func TestARotatorThatIsAddedWaitsForItsOwnKey(t *testing.T) {
 	}
 }
 
+func TestATemporalOfOnesOwnIsReachedByItsNameAndAuthority(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.write(t, "temporal.json", `{"environment": {"TEMPORAL_TLS_SERVER_NAME": "temporal.internal", "TEMPORAL_TLS_SERVER_CA_CERT_DATA": "-----BEGIN\nabc=\n-----END\n"},
+		"secrets": ["penstock-prod-temporal-client-certificate", "penstock-prod-temporal-client-key"]}`)
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	if got := y.read("tls"); got != "server temporal.internal, signed by -----BEGIN\nabc=\n-----END" {
+		t.Errorf("setup connects to %q", got)
+	}
+	if got := y.read("mtls"); got != "the-key, the-key" {
+		t.Errorf("setup's certificate and key are %q", got)
+	}
+
+	// What the caller has set goes before, and is not joined by another that the client would refuse.
+	y.write(t, "mine", "my authority")
+	y.run(t, []string{"TEMPORAL_TLS_SERVER_CA_CERT_PATH=" + filepath.Join(y.world, "mine")}, "deploy", "--yes", "setup").wantStatus(t, 0)
+	if got := y.read("tls"); got != "server temporal.internal, signed by my authority" {
+		t.Errorf("setup connects to %q", got)
+	}
+}
+
+func TestASecretThatCannotBeReadEndsSetup(t *testing.T) {
+	t.Parallel()
+	for _, secret := range []string{"api-key", "client-certificate", "client-key"} {
+		y := newYard(t, "deploy")
+		y.write(t, "temporal.json", `{"secrets": ["penstock-prod-temporal-`+secret+`"]}`)
+		r := y.run(t, []string{"FAILS=access"}, "deploy", "--yes")
+		r.wantStatus(t, 1)
+		r.wantSaid(t, "cannot read the secret penstock-prod-temporal-"+secret)
+		if got := y.read("connections"); got != "" {
+			t.Errorf("without its %s, setup %s", secret, got)
+		}
+	}
+}
+
 func TestNobodyIsAskedInCI(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, "deploy")

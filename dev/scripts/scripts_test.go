@@ -92,6 +92,7 @@ func newYard(t *testing.T, scripts ...string) *yard {
 	y.write(t, "digest", newDigest)
 	y.write(t, "rotator-digest", rotatorDigest)
 	y.write(t, "worker.json", `{"deployment_name": "penstock-prod", "scaling": "fixed"}`)
+	y.write(t, "temporal.json", "{}")
 	y.write(t, "live.json", `{"builds": {"0ld": {"image": "registry/worker@sha256:0ld"}}}`)
 	y.write(t, "current", oldBuild+"\n")
 	y.write(t, "applied", `{"builds": {"0ld": {"image": "registry/worker@sha256:0ld"}}}`)
