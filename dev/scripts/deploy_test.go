@@ -389,6 +389,13 @@ func TestTheFirstApplyWaitsForCredentials(t *testing.T) {
 		t.Error("functions and worker were made before there are credentials to mount")
 	}
 	y.write(t, "versions", "1")
+	// That it cannot be asked is not that there is none.
+	r = y.run(t, []string{"FAILS=versions"}, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "Permission 'secretmanager.versions.list' denied")
+	if strings.Contains(r.output, "versions add") {
+		t.Errorf("it takes a failed call for a secret without a version:\n%s", r.output)
+	}
 	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
 	if got := y.read("current"); got != newBuild {
 		t.Errorf("build %s is current", got)
