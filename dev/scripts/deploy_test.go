@@ -35,6 +35,7 @@ func TestADeploymentDoesOneThingAfterTheOther(t *testing.T) {
 		folder+"plan -no-color -detailed-exitcode -out="+kept+"/plan -var-file="+kept+"/builds.tfvars.json "+archive,
 		"penstock builds add "+newBuild+" --image "+newImage, // before there is a pool of it
 		folder+"apply -no-color "+kept+"/plan",
+		folder+"output -json", // which subscriptions Eventarc has made
 		folder+"output -json",
 		"gcloud secrets versions access latest --secret=penstock-prod-temporal-api-key --project=acme-data",
 		"penstock setup --build "+newBuild+" --deployment-name penstock-prod --scaling fixed -o json",
@@ -340,10 +341,81 @@ func TestASecretThatCannotBeReadEndsSetup(t *testing.T) {
 		r := y.run(t, []string{"FAILS=access"}, "deploy", "--yes")
 		r.wantStatus(t, 1)
 		r.wantSaid(t, "cannot read the secret penstock-prod-temporal-"+secret)
+		if y.read("current") != oldBuild || strings.Contains(y.read("applied"), newBuild) {
+			t.Errorf("without its %s, current %s, in the pool %s", secret, y.read("current"), y.read("applied"))
+		}
 		if got := y.read("connections"); got != "" {
 			t.Errorf("without its %s, setup %s", secret, got)
 		}
 	}
+}
+
+// eventarc has the next apply make two triggers, whose subscriptions are as Eventarc makes them.
+func (y *yard) eventarc(t *testing.T) {
+	t.Helper()
+	y.write(t, "eventarc.json", `{"subscriptions": {"JobStatus": {"us-central1": "projects/acme-data/subscriptions/eventarc-us-sub-1"}, "EventTrigger": {"audit": "projects/acme-data/subscriptions/eventarc-us-sub-2"}},
+		"delivery": {"attempts": 100, "minimum_backoff": 10, "maximum_backoff": 600, "ack_deadline": 90, "retention": 604800, "dead_letter_topic": "projects/acme-data/topics/dead", "forwarder": "serviceAccount:pubsub-agent"}}`)
+	y.write(t, "subscriptions.json", `[
+		{"name": "projects/acme-data/subscriptions/eventarc-us-sub-1", "ackDeadlineSeconds": 10, "messageRetentionDuration": "86400s", "expirationPolicy": {}, "retryPolicy": {"minimumBackoff": "10s", "maximumBackoff": "600s"}},
+		{"name": "projects/acme-data/subscriptions/eventarc-us-sub-2", "ackDeadlineSeconds": 600, "messageRetentionDuration": "86400s", "expirationPolicy": {"ttl": "2678400s"}},
+		{"name": "projects/acme-data/subscriptions/somebody-elses", "ackDeadlineSeconds": 10}]`)
+}
+
+func TestEventarcsSubscriptionsGetDeadLetters(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.eventarc(t)
+	r := y.run(t, nil, "deploy", "--yes")
+	r.wantStatus(t, 0)
+	const grant, update = "gcloud pubsub subscriptions add-iam-policy-binding projects/acme-data/subscriptions/", "gcloud pubsub subscriptions update projects/acme-data/subscriptions/"
+	const dead = " --dead-letter-topic=projects/acme-data/topics/dead --max-delivery-attempts=100 --message-retention-duration=604800s"
+	var got []string
+	for _, call := range r.changes() {
+		if strings.HasPrefix(call, "gcloud pubsub") {
+			got = append(got, call)
+		}
+	}
+	slices.SortStableFunc(got, func(a, b string) int { return strings.Compare(strings.Fields(a)[4], strings.Fields(b)[4]) })
+	wantCalls(t, got,
+		// First the right to forward, then whereto.
+		grant+"eventarc-us-sub-1 --member=serviceAccount:pubsub-agent --role=roles/pubsub.subscriber",
+		update+"eventarc-us-sub-1"+dead+" --ack-deadline=90",
+		grant+"eventarc-us-sub-2 --member=serviceAccount:pubsub-agent --role=roles/pubsub.subscriber",
+		update+"eventarc-us-sub-2"+dead+" --min-retry-delay=10s --max-retry-delay=600s --expiration-period=never",
+	)
+
+	r = y.run(t, nil, "deploy", "--yes")
+	r.wantStatus(t, 0)
+	for _, call := range r.changes() {
+		if strings.HasPrefix(call, "gcloud pubsub") {
+			t.Errorf("the second run calls %s", call)
+		}
+	}
+}
+
+func TestWithoutDeadLettersNoBuildIsMadeCurrent(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.eventarc(t)
+	r := y.run(t, []string{"FAILS=grant"}, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "add-iam-policy-binding projects/acme-data/subscriptions/", "PERMISSION_DENIED", "have not all been given dead letters")
+	if strings.Contains(y.read("subscriptions.json"), "deadLetterTopic") {
+		t.Error("a subscription has a dead-letter topic that nobody may forward to, so that all looks well")
+	}
+	if y.read("current") != oldBuild || strings.Contains(y.read("applied"), newBuild) {
+		t.Errorf("current %s, in the pool %s", y.read("current"), y.read("applied"))
+	}
+	// What was left is done though there is nothing to apply any more.
+	y.run(t, nil, "deploy", "--yes", "image", "functions", "apply").wantStatus(t, 0)
+	if got := y.read("subscriptions.json"); strings.Count(got, "projects/acme-data/topics/dead") != 2 {
+		t.Errorf("the subscriptions are %s", got)
+	}
+
+	y.write(t, "subscriptions.json", "[]")
+	r = y.run(t, nil, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "Pub/Sub has no subscription projects/acme-data/subscriptions/eventarc-us-sub-")
 }
 
 func TestNobodyIsAskedInCI(t *testing.T) {

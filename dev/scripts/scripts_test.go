@@ -93,6 +93,7 @@ func newYard(t *testing.T, scripts ...string) *yard {
 	y.write(t, "rotator-digest", rotatorDigest)
 	y.write(t, "worker.json", `{"deployment_name": "penstock-prod", "scaling": "fixed"}`)
 	y.write(t, "temporal.json", "{}")
+	y.write(t, "eventarc.json", "{}")
 	y.write(t, "live.json", `{"builds": {"0ld": {"image": "registry/worker@sha256:0ld"}}}`)
 	y.write(t, "current", oldBuild+"\n")
 	y.write(t, "applied", `{"builds": {"0ld": {"image": "registry/worker@sha256:0ld"}}}`)
@@ -171,6 +172,7 @@ func (r result) changes() []string {
 			"crane push", "cosign sign", "cosign attest", "terraform -chdir=ROOT/deploy/prod apply", "terraform -chdir=ROOT/terraform/bootstrap apply",
 			"penstock builds add", "penstock setup", "penstock rollback", "smoke",
 			"gcloud projects create", "gcloud billing projects link", "gcloud services enable", "gcloud storage service-agent", "gcloud beta services identity create",
+			"gcloud pubsub subscriptions update", "gcloud pubsub subscriptions add-iam-policy-binding",
 			"gcloud storage buckets create", "gcloud storage buckets update",
 		} {
 			if strings.HasPrefix(call, prefix) {
