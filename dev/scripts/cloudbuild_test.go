@@ -96,6 +96,9 @@ func TestCloudBuild(t *testing.T) {
 	if want := []string{"terraform", "lint", "test", "test-terraform", "image", "functions", "apply", "setup", "smoke"}; !slices.Equal(ids, want) {
 		t.Errorf("steps %q, want %q", ids, want)
 	}
+	if !slices.Contains(b.Options.Env, "BUILD_ID=$BUILD_ID") {
+		t.Errorf("scripts/deploy is not told which build its steps are of, so no failed smoke test would go back: %q", b.Options.Env)
+	}
 	if b.Substitutions["_ACTION"] != "plan" {
 		t.Errorf("without a word the action is %q; it must be plan, which changes nothing", b.Substitutions["_ACTION"])
 	}

@@ -122,6 +122,68 @@ func TestAnInterruptedSetupPutsTheOldBuildBack(t *testing.T) {
 	}
 }
 
+// Whoever tries the smoke test again, on another day, has made no build current that there could be anything to go back from.
+func TestASmokeTestAloneRollsNothingBack(t *testing.T) {
+	t.Parallel()
+	for _, scaling := range []string{"fixed", "serverless"} {
+		y := newYard(t, "deploy")
+		y.outputs(t, scaling)
+		y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+		r := y.run(t, []string{"FAILS=smoke"}, "deploy", "--yes", "--canary", "gs://acme-landing/canary/*.csv", "smoke")
+		r.wantStatus(t, 1)
+		r.wantSaid(t, "Nothing is rolled back")
+		wantCalls(t, r.changes(), "smoke --pipelines ROOT/deploy/prod/pipelines gs://acme-landing/canary/*.csv")
+		// Nor has one that setup finds current.
+		r = y.run(t, []string{"FAILS=smoke"}, "deploy", "--yes", "--canary", "gs://acme-landing/canary/*.csv")
+		r.wantStatus(t, 1)
+		r.wantSaid(t, "Nothing is rolled back")
+		if y.read("current") != newBuild || !strings.Contains(y.read("applied"), newBuild) {
+			t.Errorf("%s: current %s, applied %s", scaling, y.read("current"), y.read("applied"))
+		}
+	}
+}
+
+func TestTheStepsOfOneBuildOfCIAreOneRun(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	deploy := func(build, fails string, steps ...string) result {
+		return y.run(t, []string{"FAILS=" + fails, "BUILD_ID=" + build}, "deploy", append([]string{"--yes", "--canary", "gs://acme-landing/canary/*.csv"}, steps...)...)
+	}
+	deploy("1", "", "image", "functions", "apply").wantStatus(t, 0)
+	deploy("1", "", "setup").wantStatus(t, 0)
+	deploy("2", "smoke", "smoke").wantSaid(t, "Nothing is rolled back")
+	if got := y.read("current"); got != newBuild {
+		t.Errorf("after another build's smoke test, build %s is current", got)
+	}
+	deploy("1", "smoke", "smoke").wantSaid(t, "Build 0ld is current again")
+	if y.read("current") != oldBuild || strings.Contains(y.read("applied"), newBuild) {
+		t.Errorf("current %s, in the pool %s", y.read("current"), y.read("applied"))
+	}
+}
+
+func TestASmokeTestThatIsAskedForInAWrongWayRollsNothingBack(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	r := y.run(t, []string{"FAILS=usage"}, "deploy", "--yes", "--canary", "gs://acme-landing/{date}/*.csv")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "the smoke test was not made")
+	if y.read("current") != newBuild || !strings.Contains(y.read("applied"), newBuild) {
+		t.Errorf("current %s, in the pool %s", y.read("current"), y.read("applied"))
+	}
+}
+
+// What apply noted of the pool before is of no use once the new build is current.
+func TestASetupThatIsTriedAgainPutsNothingBack(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	r := y.run(t, []string{"FAILS=setup"}, "deploy", "--yes", "setup")
+	r.wantStatus(t, 1)
+	if y.read("current") != newBuild || !strings.Contains(y.read("applied"), newBuild) {
+		t.Errorf("current %s, in the pool %s: nobody works", y.read("current"), y.read("applied"))
+	}
+}
+
 // The next attempt finds the new build in the pool, and cannot know which was there before.
 func TestAFailedSetupSaysThatThePoolRunsWhatIsNotCurrent(t *testing.T) {
 	t.Parallel()
