@@ -1,6 +1,8 @@
 package scripts
 
 import (
+	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,7 +34,9 @@ func TestADeploymentDoesOneThingAfterTheOther(t *testing.T) {
 		"penstock lint ROOT/deploy/prod/pipelines",
 		"stage-functions -pipelines ROOT/deploy/prod/pipelines -zip "+kept+"/functions",
 		folder+"output -json",
+		"penstock builds list --tfvars",
 		folder+"plan -no-color -detailed-exitcode -out="+kept+"/plan -var-file="+kept+"/builds.tfvars.json "+archive,
+		folder+"show -json "+kept+"/plan",                    // whether it would do harm
 		"penstock builds add "+newBuild+" --image "+newImage, // before there is a pool of it
 		folder+"apply -no-color "+kept+"/plan",
 		folder+"output -json", // which subscriptions Eventarc has made
@@ -220,6 +224,136 @@ func TestAServerlessBuildIsRegisteredWithItsOwnPool(t *testing.T) {
 	if !slices.Contains(r.calls, want) {
 		t.Errorf("it does not call\n  %s\nbut\n  %s", want, strings.Join(r.changes(), "\n  "))
 	}
+}
+
+// A run ends on the build that it began on, and the current build is needed until another is.
+func TestFromServerlessToFixedThePoolsStay(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		fails, said, current string
+	}{
+		{"", "an event came through", newBuild},
+		{"setup", "has not been made current", oldBuild},
+		{"smoke", "Build 0ld is current again", oldBuild},
+	} {
+		y := newYard(t, "deploy")
+		y.outputs(t, "serverless")
+		y.folder(t, "fixed")
+		r := y.run(t, []string{"FAILS=" + tc.fails}, "deploy", "--yes", "--scaling", "fixed", "--canary", "gs://acme-landing/canary/*.csv")
+		r.wantSaid(t, tc.said)
+		if got := y.read("current"); got != tc.current {
+			t.Errorf("%q fails: build %s is current", tc.fails, got)
+		}
+		// The serverless build was in no shared pool, so it is not put into one.
+		pools := y.pools(t)
+		if want := map[string]string{oldBuild: "penstock-prod-worker-0ld", newBuild: "penstock-prod-worker"}; !maps.Equal(pools, want) {
+			t.Errorf("%q fails: the pools are %v, want %v", tc.fails, pools, want)
+		}
+		if setup := "penstock setup --build " + newBuild + " --deployment-name penstock-prod --scaling fixed -o json"; !slices.Contains(r.calls, setup) {
+			t.Errorf("it does not call %s", setup)
+		}
+	}
+}
+
+func TestAfterServerlessAFixedPoolIsPutBackBesideTheOthers(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.outputs(t, "serverless")
+	y.folder(t, "fixed")
+	y.run(t, nil, "deploy", "--yes", "--scaling", "fixed").wantStatus(t, 0)
+	other := strings.Repeat("3", 64)
+	y.write(t, "digest", other)
+	r := y.run(t, []string{"FAILS=setup"}, "deploy", "--yes", "--image", "registry/images/worker@sha256:"+other)
+	r.wantStatus(t, 1)
+	if got, want := y.pools(t), (map[string]string{oldBuild: "penstock-prod-worker-0ld", newBuild: "penstock-prod-worker"}); !maps.Equal(got, want) {
+		t.Errorf("the pools are %v, want %v", got, want)
+	}
+
+	// Once it is drained, and off the list, its pool goes.
+	y.write(t, "live.json", `{"builds": {"`+newBuild+`": {"image": "`+newImage+`"}}}`)
+	y.run(t, nil, "deploy", "--yes", "--image", newImage).wantStatus(t, 0)
+	if got, want := y.pools(t), (map[string]string{newBuild: "penstock-prod-worker"}); !maps.Equal(got, want) {
+		t.Errorf("the pools are %v, want %v", got, want)
+	}
+}
+
+// The image is the same from the same sources, whatever the form.
+func TestFromServerlessToFixedTheSameImageIsAnotherBuild(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.outputs(t, "serverless")
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	y.folder(t, "fixed")
+	for range 2 {
+		y.run(t, nil, "deploy", "--yes", "--scaling", "fixed").wantStatus(t, 0)
+		if got, want := y.pools(t), (map[string]string{oldBuild: "penstock-prod-worker-0ld", newBuild: "penstock-prod-worker-" + newBuild, newBuild + "-f": "penstock-prod-worker"}); !maps.Equal(got, want) {
+			t.Errorf("the pools are %v, want %v", got, want)
+		}
+		if got := y.read("current"); got != newBuild+"-f" {
+			t.Errorf("build %s is current", got)
+		}
+	}
+}
+
+func TestAPoolOfALiveBuildIsNeverDeleted(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		args []string
+		old  bool
+		said string
+	}{
+		"the change of form is not named":               {nil, false, "not serverless while worker.scaling is fixed"},
+		"nor known to an older folder":                  {nil, true, "exactly one build"},
+		"one build alone, in an older folder":           {[]string{"--build", oldBuild}, true, "deletes the pools of live builds (0ld)"},
+		"one build alone, in an older folder, a plan":   {[]string{"--build", oldBuild, "--action", "plan"}, true, "deletes the pools of live builds (0ld)"},
+		"it is named, and not known to an older folder": {[]string{"--scaling", "fixed"}, true, "exactly one build"},
+	} {
+		y := newYard(t, "deploy")
+		y.outputs(t, "serverless")
+		y.folder(t, "fixed")
+		if tc.old {
+			y.write(t, "old-folder", "")
+		}
+		r := y.run(t, nil, "deploy", append([]string{"--yes"}, tc.args...)...)
+		if r.status != 1 || !strings.Contains(r.output, tc.said) {
+			t.Errorf("%s: status %d, it said\n%s", name, r.status, r.output)
+		}
+		if got, want := y.pools(t), (map[string]string{oldBuild: "penstock-prod-worker-0ld"}); !maps.Equal(got, want) || y.read("current") != oldBuild {
+			t.Errorf("%s: the pools are %v, want %v; current %s", name, got, want, y.read("current"))
+		}
+	}
+}
+
+func TestFromFixedToServerlessItIsSaidThatThePoolIsGone(t *testing.T) {
+	t.Parallel()
+	for _, fails := range []string{"setup", "smoke"} {
+		y := newYard(t, "deploy")
+		y.folder(t, "serverless")
+		r := y.run(t, []string{"FAILS=" + fails}, "deploy", "--yes", "--scaling", "serverless", "--canary", "gs://acme-landing/canary/*.csv")
+		r.wantStatus(t, 1)
+		r.wantSaid(t, "build 0ld had a fixed pool, which may be gone", "scripts/deploy --scaling fixed --build 0ld")
+		if slices.ContainsFunc(r.calls, func(c string) bool { return strings.HasPrefix(c, "penstock rollback") }) {
+			t.Errorf("%s fails: it waits for a worker that nobody starts", fails)
+		}
+	}
+}
+
+// pools are those of the last apply, by build.
+func (y *yard) pools(t *testing.T) map[string]string {
+	t.Helper()
+	var outputs struct {
+		Penstock struct {
+			Value struct {
+				Worker struct {
+					Pools map[string]string `json:"pools"`
+				} `json:"worker"`
+			} `json:"value"`
+		} `json:"penstock"`
+	}
+	if err := json.Unmarshal([]byte(y.read("outputs.json")), &outputs); err != nil {
+		t.Fatal(err)
+	}
+	return outputs.Penstock.Value.Worker.Pools
 }
 
 // A pull request's account may not write, so nothing may be tried that writes.

@@ -91,7 +91,6 @@ func newYard(t *testing.T, scripts ...string) *yard {
 	}
 	y.write(t, "digest", newDigest)
 	y.write(t, "rotator-digest", rotatorDigest)
-	y.write(t, "worker.json", `{"deployment_name": "penstock-prod", "scaling": "fixed"}`)
 	y.write(t, "temporal.json", "{}")
 	y.write(t, "eventarc.json", "{}")
 	y.write(t, "live.json", `{"builds": {"0ld": {"image": "registry/worker@sha256:0ld"}}}`)
@@ -123,9 +122,19 @@ func (y *yard) read(name string) string {
 // outputs has the last apply have been of a worker of that form.
 func (y *yard) outputs(t *testing.T, scaling string) {
 	t.Helper()
-	y.write(t, "worker.json", `{"deployment_name": "penstock-prod", "scaling": "`+scaling+`"}`)
+	y.folder(t, scaling)
+	pool, compute := "penstock-prod-worker", "null"
+	if scaling == "serverless" {
+		pool, compute = "penstock-prod-worker-0ld", `{"0ld": {"worker_pool": "penstock-prod-worker-0ld"}}`
+	}
 	y.write(t, "outputs.json", `{"penstock": {"value": {"deployment": "prod", "environment": {"GOOGLE_CLOUD_PROJECT": "acme-data", "TEMPORAL_ADDRESS": "temporal:7233"},
-		"secrets": ["penstock-prod-temporal-api-key"], "worker": {"scaling": "`+scaling+`", "deployment_name": "penstock-prod", "pools": {"0ld": "penstock-prod-worker"}, "compute": null}}}}`)
+		"secrets": ["penstock-prod-temporal-api-key"], "worker": {"scaling": "`+scaling+`", "deployment_name": "penstock-prod", "pools": {"0ld": "`+pool+`"}, "compute": `+compute+`}}}}`)
+}
+
+// folder has the Terraform folder ask for a worker of that form.
+func (y *yard) folder(t *testing.T, scaling string) {
+	t.Helper()
+	y.write(t, "worker.json", `{"deployment_name": "penstock-prod", "scaling": "`+scaling+`"}`)
 }
 
 // result is what a script did.
