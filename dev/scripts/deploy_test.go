@@ -36,7 +36,8 @@ func TestADeploymentDoesOneThingAfterTheOther(t *testing.T) {
 		folder+"output -json",
 		"penstock builds list --tfvars",
 		folder+"plan -no-color -detailed-exitcode -out="+kept+"/plan -var-file="+kept+"/builds.tfvars.json "+archive,
-		folder+"show -json "+kept+"/plan",                    // whether it would do harm
+		folder+"show -json "+kept+"/plan", // whether it would do harm
+		"penstock setup --check",
 		"penstock builds add "+newBuild+" --image "+newImage, // before there is a pool of it
 		folder+"apply -no-color "+kept+"/plan",
 		folder+"output -json", // which subscriptions Eventarc has made
@@ -354,6 +355,23 @@ func (y *yard) pools(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	return outputs.Penstock.Value.Worker.Pools
+}
+
+// Functions that have begun to use another namespace would start what runs in the first.
+func TestADeploymentThatLivesElsewhereIsToldBeforeTheApply(t *testing.T) {
+	t.Parallel()
+	for _, action := range []string{"apply", "plan"} {
+		y := newYard(t, "deploy")
+		y.write(t, "namespace", "other")
+		r := y.run(t, nil, "deploy", "--yes", "--sign", "never", "--action", action)
+		r.wantStatus(t, 1)
+		r.wantSaid(t, "deployment prod lives in project acme-data, namespace pipelines, not in other", "Nothing has been changed")
+		for _, call := range r.changes() {
+			if !strings.HasPrefix(call, "crane push") {
+				t.Errorf("%s: it calls %s", action, call)
+			}
+		}
+	}
 }
 
 // A pull request's account may not write, so nothing may be tried that writes.
