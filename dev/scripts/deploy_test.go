@@ -34,6 +34,7 @@ func TestADeploymentDoesOneThingAfterTheOther(t *testing.T) {
 		"penstock lint ROOT/deploy/prod/pipelines",
 		"stage-functions -pipelines ROOT/deploy/prod/pipelines -zip "+kept+"/functions",
 		folder+"output -json",
+		folder+"state pull", // what the pool runs
 		"penstock builds list --tfvars",
 		folder+"plan -no-color -detailed-exitcode -out="+kept+"/plan -var-file="+kept+"/builds.tfvars.json "+archive,
 		folder+"show -json "+kept+"/plan", // whether it would do harm
@@ -42,9 +43,11 @@ func TestADeploymentDoesOneThingAfterTheOther(t *testing.T) {
 		folder+"apply -no-color "+kept+"/plan",
 		folder+"output -json", // which subscriptions Eventarc has made
 		folder+"output -json",
+		folder+"state pull",
 		"gcloud secrets versions access latest --secret=penstock-prod-temporal-api-key --project=acme-data",
 		"penstock setup --build "+newBuild+" --deployment-name penstock-prod --scaling fixed -o json",
 		folder+"output -json",
+		folder+"state pull",
 		"smoke --pipelines ROOT/deploy/prod/pipelines gs://acme-landing/canary/*.csv",
 	)
 	if got := y.read("connections"); got != "connected to temporal:7233 of acme-data with the-key" {
@@ -186,6 +189,19 @@ func TestASetupThatIsTriedAgainPutsNothingBack(t *testing.T) {
 	r.wantStatus(t, 1)
 	if y.read("current") != newBuild || !strings.Contains(y.read("applied"), newBuild) {
 		t.Errorf("current %s, in the pool %s: nobody works", y.read("current"), y.read("applied"))
+	}
+}
+
+// What was put back is the build that the next attempt has to put back, too, whatever the outputs of the last whole apply say.
+func TestAnotherBuildThatFailsPutsTheCurrentOneBack(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	for _, digest := range []string{newDigest, strings.Repeat("3", 64)} {
+		r := y.run(t, []string{"FAILS=setup"}, "deploy", "--yes", "--image", "registry/images/worker@sha256:"+digest)
+		r.wantStatus(t, 1)
+		if got, want := y.pools(t), (map[string]string{oldBuild: "penstock-prod-worker"}); !maps.Equal(got, want) || y.read("current") != oldBuild {
+			t.Errorf("the pools are %v, want %v; current %s", got, want, y.read("current"))
+		}
 	}
 }
 
@@ -339,22 +355,14 @@ func TestFromFixedToServerlessItIsSaidThatThePoolIsGone(t *testing.T) {
 	}
 }
 
-// pools are those of the last apply, by build.
+// pools are those that there are, by build.
 func (y *yard) pools(t *testing.T) map[string]string {
 	t.Helper()
-	var outputs struct {
-		Penstock struct {
-			Value struct {
-				Worker struct {
-					Pools map[string]string `json:"pools"`
-				} `json:"worker"`
-			} `json:"value"`
-		} `json:"penstock"`
-	}
-	if err := json.Unmarshal([]byte(y.read("outputs.json")), &outputs); err != nil {
+	var pools map[string]string
+	if err := json.Unmarshal([]byte(y.read("pools.json")), &pools); err != nil {
 		t.Fatal(err)
 	}
-	return outputs.Penstock.Value.Worker.Pools
+	return pools
 }
 
 // Functions that have begun to use another namespace would start what runs in the first.
@@ -667,6 +675,7 @@ func TestTheFirstApplyWaitsForCredentials(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, "deploy")
 	y.write(t, "outputs.json", "{}")
+	y.write(t, "pools.json", "{}")
 	y.write(t, "state.json", `{"resources": [{"type": "google_secret_manager_secret", "module": "module.penstock.module.temporal_connection", "instances": [{"attributes": {"project": "acme-data", "secret_id": "penstock-prod-temporal-api-key"}}]}]}`)
 	r := y.run(t, nil, "deploy", "--yes")
 	r.wantStatus(t, 1)

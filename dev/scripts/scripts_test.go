@@ -91,6 +91,7 @@ func newYard(t *testing.T, scripts ...string) *yard {
 	}
 	y.write(t, "digest", newDigest)
 	y.write(t, "rotator-digest", rotatorDigest)
+	y.write(t, "state.json", `{"resources": []}`)
 	y.write(t, "temporal.json", "{}")
 	y.write(t, "eventarc.json", "{}")
 	y.write(t, "live.json", `{"builds": {"0ld": {"image": "registry/worker@sha256:0ld"}}}`)
@@ -127,6 +128,7 @@ func (y *yard) outputs(t *testing.T, scaling string) {
 	if scaling == "serverless" {
 		pool, compute = "penstock-prod-worker-0ld", `{"0ld": {"worker_pool": "penstock-prod-worker-0ld"}}`
 	}
+	y.write(t, "pools.json", `{"0ld": "`+pool+`"}`)
 	y.write(t, "outputs.json", `{"penstock": {"value": {"deployment": "prod", "environment": {"GOOGLE_CLOUD_PROJECT": "acme-data", "TEMPORAL_ADDRESS": "temporal:7233"},
 		"secrets": ["penstock-prod-temporal-api-key"], "worker": {"scaling": "`+scaling+`", "deployment_name": "penstock-prod", "pools": {"0ld": "`+pool+`"}, "compute": `+compute+`}}}}`)
 }
