@@ -37,6 +37,10 @@ const formHTTP = "http"
 // that reads another event from the delivery refuses it.
 const HeaderIdentity = "Penstock-Identity"
 
+// HeaderPipeline is the header in which a redelivery names the one pipeline that it is for: the others have decided on the
+// event, and their runs may be forgotten, so that they would run again.
+const HeaderPipeline = "Penstock-Pipeline"
+
 // Limits of a Pub/Sub message. https://cloud.google.com/pubsub/quotas#resource_limits
 const (
 	MaxAttributes     = 100

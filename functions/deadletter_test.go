@@ -106,6 +106,28 @@ func TestPublisher(t *testing.T) {
 	}
 }
 
+// What other pipelines have made of the event of a dead letter may be forgotten by now.
+func TestARedeliveryIsForThePipelineOfTheDeadLetter(t *testing.T) {
+	for name, tt := range map[string]struct {
+		only, decides string
+	}{
+		"one of two that want it":      {"audit", "audit: started"},
+		"one that does not want it":    {"returns", "returns: skipped"},
+		"no delivery of a dead letter": {"", "audit: started, orders: started"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t, ordersFile, auditFile)
+			r := finalized("orders/a.csv", 1)
+			if tt.only != "" {
+				r.Header.Set(deadletters.HeaderPipeline, tt.only)
+			}
+			if w, a := b.post(t, NameStorageTrigger, r); w.Code != http.StatusOK || a.outcomes() != tt.decides {
+				t.Errorf("answered %d %s", w.Code, w.Body)
+			}
+		})
+	}
+}
+
 // A redelivery says which event it was. Were it read as another, it could run a pipeline twice.
 func TestARedeliveryUnderAnotherIdentityIsRefused(t *testing.T) {
 	for name, tt := range map[string]struct {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -158,6 +159,12 @@ func (r *receiver) event(ctx context.Context, d *delivery, e *events.Event) Answ
 		r.logProblem(ctx, &d.request, a.Error)
 	}
 	matches := f.Set().Match(e)
+	if only := d.header.Get(deadletters.HeaderPipeline); only != "" {
+		matches = slices.DeleteFunc(matches, func(m pipeline.Match) bool { return m.Pipeline.Name != only })
+		if len(matches) == 0 {
+			a.Decisions = []Decision{{Pipeline: only, Outcome: Skipped, Reason: "the delivery is for this pipeline alone, which does not want the event"}}
+		}
+	}
 	if len(matches) == 0 {
 		return a
 	}

@@ -74,7 +74,8 @@ const lastGoodDir = ".last-good"
 // racy is how young a file's time must be for a second change within one tick of the file system's clock to be possible.
 const racy = 2 * time.Second
 
-// Open loads a folder. Bad files are no error: see [Folder.Problems]. It fails if the folder cannot be read.
+// Open loads a folder. Bad files are no error: see [Folder.Problems]. It fails if the folder cannot be read, or holds no
+// pipelines file. One that loses its last file later keeps what it had in force.
 func Open(dir string, opts FolderOptions) (*Folder, error) {
 	if strings.HasPrefix(dir, "gs://") {
 		return nil, fmt.Errorf("open pipelines folder %s: only a local folder can be read: mount the bucket or bake the files into the image", dir)
@@ -238,6 +239,10 @@ func (f *Folder) check() error {
 	names, err := pipelineFiles(f.dir)
 	if err != nil {
 		return err
+	}
+	if len(names) == 0 {
+		// A mistaken path, or a moment of an upload, rather than a wish that no event is for anybody any more.
+		return fmt.Errorf("there is no pipelines file in %s", f.dir)
 	}
 	changed := f.state.Load() == nil
 	var same, fresh []string

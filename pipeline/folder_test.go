@@ -90,6 +90,28 @@ func TestAFileThatChangesTakesForceWithoutARestart(t *testing.T) {
 	f.expect(open, "prices: one", false)
 }
 
+// An event that comes to no pipelines at all would be nobody's, and be lost.
+func TestAFolderWithoutFilesIsNone(t *testing.T) {
+	f := newFolder(t)
+	if _, err := pipeline.Open(f.dir, pipeline.FolderOptions{}); err == nil || !strings.Contains(err.Error(), "no pipelines file in "+f.dir) {
+		t.Errorf("opened with %v", err)
+	}
+	f.write("orders.yaml", file("orders", "one"))
+	f.write("prices.yaml", file("prices", "one"))
+	open := f.open()
+	for _, name := range []string{"orders.yaml", "prices.yaml"} {
+		if err := os.Remove(filepath.Join(f.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.expect(open, "orders: one, prices: one", false)
+	f.write("orders.yaml", bad)
+	f.expect(open, "orders: one", false)
+	if n := strings.Count(f.log.String(), "no pipelines file in"); n != 1 {
+		t.Errorf("the log says %d times that there are none, want once", n)
+	}
+}
+
 func TestAFileThatTurnsBadLeavesItsLastGoodVersionInForce(t *testing.T) {
 	f := newFolder(t)
 	f.write("orders.yaml", file("orders", "good"))
@@ -192,13 +214,14 @@ func TestAFileThatIsRenamedKeepsItsPipeline(t *testing.T) {
 func TestAFileThatWasRemovedDoesNotComeBackByItsLastGoodVersion(t *testing.T) {
 	f := newFolder(t)
 	f.write("orders.yaml", file("orders", "good"))
+	f.write("prices.yaml", file("prices", "good"))
 	open := f.open()
 	if err := os.Remove(filepath.Join(f.dir, "orders.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	f.expect(open, "", false)
+	f.expect(open, "prices: good", false)
 	f.write("orders.yaml", bad)
-	f.expect(open, "", true)
+	f.expect(open, "prices: good", true)
 }
 
 func TestProblemsAreLoggedOncePerChange(t *testing.T) {

@@ -192,6 +192,12 @@ type JobState struct {
 	Stop *Stop `json:"stop,omitempty"`
 	// StopAsked is when Dataflow first accepted the cancel; zero before.
 	StopAsked time.Time `json:"stopAsked,omitzero"`
+	// DrainAsked is when Dataflow first accepted the drain; zero before.
+	DrainAsked time.Time `json:"drainAsked,omitzero"`
+	// Early is, in a history that goes on where another grew too long, what status events
+	// said before the job was known; Hints are the job IDs among it that nobody looked at.
+	Early []JobStatus `json:"early,omitempty"`
+	Hints []string    `json:"hints,omitempty"`
 }
 
 // JobResult is the result of a job's workflow: one attempt.

@@ -39,7 +39,7 @@ type letterBench struct {
 
 	mu     sync.Mutex
 	answer func(path string, e *events.Event) (status int, body string)
-	got    []string // "path identity" of what was delivered
+	got    []string // "path identity" of what was delivered, and "for pipeline" where it was for one alone
 }
 
 func newLetterBench(t *testing.T) *letterBench {
@@ -64,6 +64,9 @@ func newLetterBench(t *testing.T) *letterBench {
 		identity := "no event"
 		if err == nil {
 			identity = e.Identity()
+		}
+		if only := r.Header.Get(deadletters.HeaderPipeline); only != "" {
+			identity += " for " + only
 		}
 		b.got = append(b.got, r.URL.Path+" "+identity)
 		status, text := b.answer(r.URL.Path, e)
@@ -182,7 +185,7 @@ func TestRedriveDeliversAsItCameAndAcknowledgesAfterwards(t *testing.T) {
 	if err != nil || len(redriven) != 1 || !redriven[0].Delivered || redriven[0].Status != 200 || len(redriven[0].Decisions) != 1 || redriven[0].Decisions[0].RunID != "prod/orders/k" {
 		t.Fatalf("redriven %+v (%v)", redriven, err)
 	}
-	if want := []string{"/StorageTrigger finalized:landing/a#7"}; !slices.Equal(b.got, want) {
+	if want := []string{"/StorageTrigger finalized:landing/a#7 for orders"}; !slices.Equal(b.got, want) {
 		t.Errorf("delivered %q, want %q", b.got, want)
 	}
 	if m := b.server.Messages(); len(m) != 1 || m[0].Acks != 1 {

@@ -34,7 +34,7 @@ type delivered struct {
 
 var errNoFunctions = errors.New("where are the functions? Set PENSTOCK_FUNCTIONS_URL to their base URL")
 
-// deliver posts an event to an entry point. identity, if there is one, is the event's: a function that reads another from
+// deliver posts an event to an entry point, for the letter's pipeline alone where it names one. identity, if there is one, is the event's: a function that reads another from
 // the delivery refuses it. The error is nil where a function of ours took the event; goOn is false where it did not for a
 // reason that the next event would meet, too.
 func (f Functions) deliver(ctx context.Context, l deadletters.Letter, identity string) (d delivered, goOn bool, err error) {
@@ -57,6 +57,9 @@ func (f Functions) deliver(ctx context.Context, l deadletters.Letter, identity s
 	request.Header = l.Header.Clone()
 	if identity != "" {
 		request.Header.Set(deadletters.HeaderIdentity, url.PathEscape(identity))
+	}
+	if l.Pipeline != "" {
+		request.Header.Set(deadletters.HeaderPipeline, l.Pipeline)
 	}
 	if f.Token != "" {
 		request.Header.Set("Authorization", "Bearer "+f.Token)

@@ -31,6 +31,8 @@ type history struct {
 
 	job       runs.JobState  // of a job's workflow
 	launching map[int64]bool // the scheduled calls that may tell of the job
+	claiming  map[int64]bool // the scheduled calls that claim the run's key
+	claimed   bool           // one of them said that the run has it
 }
 
 // child is a job's workflow as its run's history knows it.
@@ -62,7 +64,7 @@ func (s *Service) end(ctx context.Context, id, execution string) (*history, erro
 func (s *Service) readHistory(ctx context.Context, id, execution string, which enumspb.HistoryEventFilterType) (*history, error) {
 	ctx, cancel := call(ctx)
 	defer cancel()
-	h := &history{s: s, launching: map[int64]bool{}}
+	h := &history{s: s, launching: map[int64]bool{}, claiming: map[int64]bool{}}
 	events := s.temporal.GetWorkflowHistory(ctx, id, execution, false, which)
 	for events.HasNext() {
 		event, err := events.Next()
@@ -116,13 +118,22 @@ func (h *history) add(event *historypb.HistoryEvent) {
 		h.end(event.GetChildWorkflowExecutionTerminatedEventAttributes().GetWorkflowExecution(), "the job's workflow was terminated")
 
 	case enumspb.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
-		if name := event.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName(); slices.Contains(jobTellers, name) {
+		switch name := event.GetActivityTaskScheduledEventAttributes().GetActivityType().GetName(); {
+		case slices.Contains(jobTellers, name):
 			h.launching[event.GetEventId()] = true
+		case name == keyClaimer:
+			h.claiming[event.GetEventId()] = true
 		}
 	case enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
 		a := event.GetActivityTaskCompletedEventAttributes()
 		if h.launching[a.GetScheduledEventId()] {
 			h.told(firstOf(a.GetResult()))
+		}
+		if h.claiming[a.GetScheduledEventId()] {
+			var reply struct {
+				Taken *runs.Taken `json:"taken"`
+			}
+			h.claimed = h.claimed || h.s.read(firstOf(a.GetResult()), &reply) && reply.Taken == nil
 		}
 	case enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
 		a := event.GetWorkflowExecutionSignaledEventAttributes()
@@ -192,6 +203,9 @@ func (h *history) close(outcome runs.Outcome, problem string) {
 // jobTellers are the activities of a job's workflow whose answers name the job and its state, in the member "job". Their
 // names and that member lie in histories, so they stay.
 var jobTellers = []string{"LaunchJob", "CheckJob", "StopJob"}
+
+// keyClaimer is the activity of a run that claims its key; its answer names in "taken" whoever else has it.
+const keyClaimer = "ClaimKey"
 
 // told takes in what an activity answered.
 func (h *history) told(answer *commonpb.Payload) {

@@ -40,15 +40,10 @@ type listedRuns struct {
 // judged is a finding on one object.
 type judged struct {
 	ReconciledObject
-	// harmless says that the event can be given to the functions once more, and nothing runs again for the pipeline.
-	harmless bool
 }
 
 // judgeOf prepares to ask about a pipeline.
 func (r *reconciler) judgeOf(ctx context.Context, p *pipeline.Pipeline) (*judge, error) {
-	if j := r.judges[p.Name]; j != nil {
-		return j, nil
-	}
 	j := &judge{reconciler: r, p: p, set: pipeline.NewSet([]*pipeline.Pipeline{p}), deciding: p.Deciding(), runs: map[digest]*listedRuns{}}
 	var once sync.Mutex
 	var known *bool
@@ -74,7 +69,6 @@ func (r *reconciler) judgeOf(ctx context.Context, p *pipeline.Pipeline) (*judge,
 	if err != nil {
 		return nil, fmt.Errorf("list the runs of pipeline %s: %w", p.Name, err)
 	}
-	r.judges[p.Name] = j
 	return j, nil
 }
 
@@ -163,7 +157,7 @@ func (j *judge) judge(ctx context.Context, o *object) (*judged, error) {
 	inexact := j.inexact(o)
 	switch {
 	case skip != nil && inexact == "":
-		found.Verdict, found.harmless = FindingSkipped, true
+		found.Verdict = FindingSkipped
 		found.Reason = fmt.Sprintf("line %d: %s", skip.Position.Line, skip.Reason)
 		return found, nil
 	case inexact != "":
@@ -237,7 +231,6 @@ func (j *judge) byRun(ctx context.Context, found *judged) (bool, error) {
 	if err != nil || r == nil {
 		return false, err
 	}
-	found.harmless = true // a second start under its ID is refused
 	return true, j.tellRun(ctx, found, r)
 }
 
@@ -327,8 +320,6 @@ func (j *judge) byLedger(ctx context.Context, found *judged) (bool, error) {
 		return false, nil
 	}
 	found.Source = FromLedger
-	// Another start would find the key taken; where nothing asks the ledger, it would run.
-	found.harmless = claimed && j.p.Dedupe != nil && !entry.Claim.Expired(j.now)
 	return true, nil
 }
 
@@ -459,17 +450,17 @@ func (j *judge) byDecision(ctx context.Context, found *judged) (bool, error) {
 		found.because("the functions decided " + d.decision + ", and Temporal does not know the run any more")
 		return true, nil
 	case d.decision == "signalled":
-		found.Verdict, found.RunID, found.harmless = FindingSignalled, cmp.Or(d.runID, found.RunID), true
+		found.Verdict, found.RunID = FindingSignalled, cmp.Or(d.runID, found.RunID)
 		return true, nil
 	}
 	if w, ok := j.letter(j.p.Name, found.Identity); ok {
-		found.Verdict, found.Source, found.DeadLetter, found.harmless = FindingDeadLettered, FromDeadLetters, w.id, true
+		found.Verdict, found.Source, found.DeadLetter = FindingDeadLettered, FromDeadLetters, w.id
 		found.because(w.reason)
 		return true, nil
 	}
 	switch d.decision {
 	case "dead-lettered":
-		found.Verdict, found.harmless = FindingDeadLettered, true
+		found.Verdict = FindingDeadLettered
 		found.because(d.reason)
 		if j.q.Queue != nil {
 			found.because("it is not among the dead letters that wait now")

@@ -152,7 +152,7 @@ func (s *Service) Reconcile(ctx context.Context, q ReconcileRequest, seen Reconc
 		return result, fmt.Errorf("pipeline %s has no trigger whose events can be listed: %s", p.Name, strings.Join(notes, "; "))
 	}
 	result.Notes = append(notes, s.unseen(&q, p)...)
-	r := &reconciler{Service: s, q: &q, result: &result, seen: seen, judges: map[string]*judge{}, now: time.Now()}
+	r := &reconciler{Service: s, q: &q, result: &result, seen: seen, now: time.Now()}
 	var err error
 	if r.retention, err = s.retention(ctx); err != nil {
 		return result, err
@@ -243,7 +243,6 @@ type reconciler struct {
 	retention time.Duration
 	letters   map[digest]waiting // by pipeline and identity
 	judge     *judge             // of the pipeline that is reconciled
-	judges    map[string]*judge  // of all that were asked, by name
 	halted    string             // why nothing is started any more; empty: it is
 }
 
@@ -356,15 +355,9 @@ func (r *reconciler) start(ctx context.Context, o *object, missed *ReconciledObj
 		missed.Start.Error = "not tried: " + r.halted
 		return nil
 	}
-	others, err := r.harmed(ctx, o)
-	if err != nil {
-		return err
-	}
-	if len(others) > 0 {
-		missed.Start.Error = "not started, because the functions would give the event to these pipelines, too: " + strings.Join(others, "; ")
-		return nil
-	}
-	answer, goOn, err := r.q.Functions.deliver(ctx, o.letter, missed.Identity)
+	letter := o.letter
+	letter.Pipeline = r.judge.p.Name
+	answer, goOn, err := r.q.Functions.deliver(ctx, letter, missed.Identity)
 	missed.Start.Status, missed.Start.Decisions = answer.status, answer.decisions
 	switch own := slices.IndexFunc(answer.decisions, func(d RedriveDecision) bool { return d.Pipeline == r.judge.p.Name }); {
 	case err != nil:
@@ -372,7 +365,7 @@ func (r *reconciler) start(ctx context.Context, o *object, missed *ReconciledObj
 		if !goOn {
 			r.halted = err.Error()
 		}
-	case own < 0:
+	case own < 0 || answer.decisions[own].Decision == string(Skipped):
 		missed.Start.Error = "the functions' pipelines files do not want it: are they those that this was compared with?"
 	default:
 		missed.Start.Delivered = true
@@ -381,26 +374,4 @@ func (r *reconciler) start(ctx context.Context, o *object, missed *ReconciledObj
 		}
 	}
 	return nil
-}
-
-// harmed names the other pipelines that want an object's event and might run for it a second time.
-func (r *reconciler) harmed(ctx context.Context, o *object) ([]string, error) {
-	var names []string
-	for _, m := range r.q.Pipelines.Match(o.event) {
-		if m.Pipeline.Name == r.judge.p.Name {
-			continue
-		}
-		j, err := r.judgeOf(ctx, m.Pipeline)
-		if err != nil {
-			return nil, err
-		}
-		found, err := j.judge(ctx, o)
-		if err != nil {
-			return nil, err
-		}
-		if found != nil && found.Verdict != FindingMissed && !found.harmless {
-			names = append(names, strings.TrimSuffix(fmt.Sprintf("%s (%s: %s", m.Pipeline.Name, found.Verdict, found.Reason), ": ")+")")
-		}
-	}
-	return names, nil
 }

@@ -213,6 +213,8 @@ func (s *Service) past(ctx context.Context, id string) (*past, error) {
 	switch {
 	case p.taken != nil:
 		p.chain = p.taken.Chain // the key is another chain's, to whose place the retry comes
+	case p.input.Retries != "" && !h.claimed:
+		p.chain = p.input.Retries // a retry that never had the key: it is still the one's that it was to follow
 	case p.chain == "":
 		p.chain = r.Execution
 	}

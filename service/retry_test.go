@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -320,6 +321,41 @@ func TestRetryOfARunThatFoundItsKeyTaken(t *testing.T) {
 			}
 			if offered && b.keeper.input.Retries != "holder" {
 				t.Errorf("it takes over the claim of %q, want the holder's", b.keeper.input.Retries)
+			}
+		})
+	}
+}
+
+// A retry that never had the key leaves it to the run that it was to follow: the next one comes to that one's place.
+func TestRetryOfARetryTakesOverTheClaimThatIsThere(t *testing.T) {
+	for name, c := range map[string]struct {
+		taken  any // what the retry was told when it asked for the key; nil: it never was
+		answer bool
+		want   string
+	}{
+		"of one that had the key":         {nil, true, "first"},
+		"of one that was never told":      {nil, false, "original"},
+		"of one that found another's key": {runs.Taken{RunID: retriedRun, Chain: "holder", OfferRetry: true}, true, "original"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newRetryBench(t)
+			b.input.Retries = "original"
+			b.failed(runs.StepResult{Name: "clean", Outcome: runs.OutcomeSkipped}, runs.StepResult{Name: "load", Outcome: runs.OutcomeSkipped})
+			w := b.workflows[retriedRun]
+			asked := []*historypb.HistoryEvent{{EventId: 5, EventType: enumspb.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED, Attributes: &historypb.HistoryEvent_ActivityTaskScheduledEventAttributes{
+				ActivityTaskScheduledEventAttributes: &historypb.ActivityTaskScheduledEventAttributes{ActivityType: &commonpb.ActivityType{Name: "ClaimKey"}},
+			}}}
+			if c.answer {
+				asked = append(asked, &historypb.HistoryEvent{EventId: 6, EventType: enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED, Attributes: &historypb.HistoryEvent_ActivityTaskCompletedEventAttributes{
+					ActivityTaskCompletedEventAttributes: &historypb.ActivityTaskCompletedEventAttributes{ScheduledEventId: 5, Result: b.payloads(map[string]any{"taken": c.taken})},
+				}})
+			}
+			w.events = slices.Insert(w.events, 1, asked...)
+			if _, err := b.Retry(t.Context(), retriedRun, RetryRequest{SameConfig: true}); err != nil {
+				t.Fatal(err)
+			}
+			if got := b.keeper.input.Retries; got != c.want {
+				t.Errorf("it comes to the place of %q, want %q", got, c.want)
 			}
 		})
 	}

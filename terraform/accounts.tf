@@ -104,6 +104,20 @@ resource "google_project_iam_member" "build" {
   member  = google_service_account.build.member
 }
 
+# Cloud Functions copies the archive to a bucket of its own, where the build reads it. It makes that bucket with the region's first function, so
+# that the grant cannot be on it.
+resource "google_project_iam_member" "build_source" {
+  project = var.project.id
+  role    = "roles/storage.objectViewer"
+  member  = google_service_account.build.member
+
+  condition {
+    title       = "only the functions' sources"
+    description = "The bucket that Cloud Functions copies sources to"
+    expression  = "resource.name == '${local.functions_bucket}' || resource.name.startsWith('${local.functions_bucket}/')"
+  }
+}
+
 resource "google_artifact_registry_repository_iam_member" "build" {
   project    = var.project.id
   location   = google_artifact_registry_repository.functions.location
@@ -144,6 +158,42 @@ resource "google_storage_bucket_iam_member" "templates" {
   bucket = each.value
   role   = "roles/storage.objectViewer"
   member = google_service_account.worker.member
+
+  depends_on = [module.source_bucket] # it may be made here
+}
+
+# roles/dataflow.worker without its storage: that role reads and makes objects in every bucket of the project, those of other pipelines,
+# of the ledger and of Terraform's state among them. Storage is granted on buckets, by modules/pipeline.
+# https://cloud.google.com/iam/docs/roles-permissions/dataflow#dataflow.worker has the list; Dataflow's documentation allows for a role of one's own.
+resource "google_project_iam_custom_role" "job" {
+  project     = var.project.id
+  role_id     = "penstock_${var.deployment}_job"
+  title       = "Penstock ${var.deployment}: job"
+  description = "What the machines of a Dataflow job do, but for storage."
+
+  permissions = [
+    "autoscaling.sites.readRecommendations",
+    "autoscaling.sites.writeMetrics",
+    "autoscaling.sites.writeState",
+    "compute.instanceGroupManagers.update",
+    "compute.instances.delete",
+    "compute.instances.setDiskAutoDelete",
+    "dataflow.jobs.get",
+    "dataflow.shuffle.read",
+    "dataflow.shuffle.write",
+    "dataflow.streamingWorkItems.ImportState",
+    "dataflow.streamingWorkItems.commitWork",
+    "dataflow.streamingWorkItems.getData",
+    "dataflow.streamingWorkItems.getWork",
+    "dataflow.streamingWorkItems.getWorkerMetadata",
+    "dataflow.workItems.lease",
+    "dataflow.workItems.sendMessage",
+    "dataflow.workItems.update",
+    "logging.logEntries.create",
+    "monitoring.timeSeries.create",
+  ]
+
+  depends_on = [google_project_service.this]
 }
 
 # What Temporal's worker controller does to a pool, granted on each pool.
@@ -191,6 +241,12 @@ resource "google_service_account_iam_member" "deployer" {
 }
 
 locals {
+  # In seconds: for so long a notice is delivered again and again, as a rotation is not over before.
+  rotator_retire = try(tonumber(regex("^([0-9]+)[mh]$", coalesce(local.rotator.retire, "1h"))[0]) * (endswith(coalesce(local.rotator.retire, "1h"), "h") ? 3600 : 60), 3600)
+
+  # https://cloud.google.com/functions/docs/building
+  functions_bucket = "projects/_/buckets/gcf-v2-sources-${var.project.number}-${var.region}"
+
   # Full names are written out, so that a plan says them and can be checked: Google's own are known after the apply only.
   accounts = "projects/${var.project.id}/serviceAccounts"
 

@@ -8,6 +8,7 @@ resource "google_project_service" "this" {
     "billingbudgets.googleapis.com",
     "cloudbuild.googleapis.com",
     "cloudfunctions.googleapis.com",
+    "cloudresourcemanager.googleapis.com",
     "compute.googleapis.com",
     "dataflow.googleapis.com",
     "eventarc.googleapis.com",
@@ -19,6 +20,7 @@ resource "google_project_service" "this" {
     "run.googleapis.com",
     "secretmanager.googleapis.com",
     "storage.googleapis.com",
+    "sts.googleapis.com",
   ]) : []
 
   project            = var.project.id
@@ -207,9 +209,9 @@ module "observability" {
   budget        = var.observability.budget
   thresholds    = var.observability.thresholds
   functions     = [for name, f in local.entry_points : "${local.name}-${f.slug}"]
-  subscriptions = flatten([for name, f in local.entry_points : [for s in keys(f.subscriptions) : "${local.name}-${f.slug}-${s}"]])
+  subscriptions = flatten([for t in module.trigger : values(t.subscription_ids)])
   dead_letters  = "${local.name}-dead-letters"
-  rotator       = local.rotator == null ? null : "${local.name}-rotator"
+  rotator       = local.rotator == null ? null : { name = "${local.name}-rotator", retire = local.rotator_retire }
 
   depends_on = [google_project_service.this, module.trigger]
 }

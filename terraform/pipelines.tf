@@ -56,7 +56,11 @@ locals {
 
   told = {
     for name, p in local.pipeline : name => {
-      read  = concat([for t in p.triggers : t.storage.bucket if can(t.storage.bucket)], [for v in local.values[name] : regex(local.bucket, v.value)[0] if !v.write && can(regex(local.bucket, v.value))])
+      read = concat(
+        [for t in p.triggers : t.storage.bucket if can(t.storage.bucket)],
+        [for v in local.values[name] : regex(local.bucket, v.value)[0] if !v.write && can(regex(local.bucket, v.value))],
+        local.templates[name], # where the files that a classic template stages lie
+      )
       write = [for v in local.values[name] : regex(local.bucket, v.value)[0] if v.write && can(regex(local.bucket, v.value))]
 
       read_data  = [for v in local.values[name] : join(".", regex(local.table, v.value)) if !v.write && can(regex(local.table, v.value))]
@@ -88,8 +92,16 @@ locals {
     }
   }
 
+  # Where the templates lie; those of Google's own are everybody's, and nobody may be granted anything there.
+  templates = {
+    for name, p in local.pipeline : name => distinct([
+      for step in p.steps : regex(local.bucket, step.template)[0]
+      if can(regex(local.bucket, step.template)) && !can(regex("^gs://dataflow-templates(-[a-z0-9-]+)?/", step.template))
+    ])
+  }
+
   # Launching reads the template with the worker's rights.
-  template_buckets = distinct(flatten([for p in local.pipeline : [for step in p.steps : regex(local.bucket, step.template)[0] if can(regex(local.bucket, step.template))]]))
+  template_buckets = distinct(flatten(values(local.templates)))
 }
 
 module "pipeline" {
@@ -101,9 +113,10 @@ module "pipeline" {
   purpose    = local.pipeline[each.key].purpose
   account    = each.value
   worker     = google_service_account.worker.email
+  job_role   = "projects/${var.project.id}/roles/${google_project_iam_custom_role.job.role_id}"
   access     = local.access[each.key]
 
-  depends_on = [google_project_service.this, module.source_bucket]
+  depends_on = [google_project_service.this, google_pubsub_topic.source, module.source_bucket]
 }
 
 # What can be wrong with the files as a deployment, told before anything is made.
@@ -139,6 +152,12 @@ resource "terraform_data" "pipelines" {
     precondition {
       condition     = length(values(local.account)) == length(distinct(values(local.account)))
       error_message = "Each pipeline must have an account of its own, or each may do what any of them may: ${join(", ", [for name, a in local.account : "${name} runs as ${a}"])}."
+    }
+
+    # Where nothing is said, Dataflow uses a bucket that all jobs of the project share.
+    precondition {
+      condition     = alltrue([for name in keys(local.account) : contains(values(local.access[name].buckets), "write")])
+      error_message = "Jobs write temporary files, and no bucket is told where: ${join(", ", [for name in keys(local.account) : name if !contains(values(local.access[name].buckets), "write")])}. Set environment.tempLocation to gs://BUCKET/FOLDER, or, where the template has one of its own, name its bucket in access as write."
     }
 
     precondition {

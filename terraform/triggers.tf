@@ -126,6 +126,7 @@ module "trigger" {
   depends_on = [
     google_artifact_registry_repository_iam_member.build,
     google_project_iam_member.build,
+    google_project_iam_member.build_source,
     google_project_iam_member.eventarc,
     google_project_iam_member.storage_events,
     google_service_account_iam_member.push_tokens,

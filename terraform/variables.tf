@@ -78,7 +78,7 @@ variable "functions" {
     The functions.
       archive        the staged source, a zip: `scripts/stage-functions -pipelines FOLDER -zip DIR` writes and names it
       runtime        what it is built with
-      min_instances  how many instances wait for events; 0 costs nothing, and the first event a second
+      min_instances  how many instances of each function wait for events, and cost while they do; 0 costs nothing, and the first event a second
       max_instances  how many there may be of each function
       concurrency    how many events one instance takes at once
       timeout        seconds after which an event is given up, and delivered again
@@ -241,8 +241,8 @@ variable "temporal" {
                       their versions: see the output `secrets`
       server_name     the name in the server's certificate, where it is not the host's
       server_ca       the PEM certificate of the authority that signed it, where that is not a public one
-      rotation        when the API key's rotation is due: every `period` (in seconds: 5184000s, 60 days), from the time `first` on; and
-                      the `rotator` that does it on Temporal Cloud: its `image` by digest, which scripts/deploy gives as the folder's variable
+      rotation        when the API key's rotation is due: every `period` (in seconds: 5184000s, 60 days), from the time `first` on, which must be
+                      5 minutes ahead at least when the secret is made, and counts for nothing after that; and the `rotator` that does it on Temporal Cloud: its `image` by digest, which scripts/deploy gives as the folder's variable
                       rotator_image; the `owner` of the key and the `cloud_owner` of the key that it makes keys with (IDs of service accounts of
                       Temporal Cloud); for how long a new key is valid (`lifetime`, in hours: 2160h, 90 days); and when, after a new key was put
                       in, old versions are disabled (`grace`, 15m) and old keys deleted (`retire`, 1h)
@@ -299,6 +299,11 @@ variable "temporal" {
   validation {
     condition     = var.temporal.rotation == null || (can(regex("^[0-9]+s$", var.temporal.rotation.period)) && can(timeadd(var.temporal.rotation.first, "0s")))
     error_message = "temporal.rotation must have a period in seconds, such as 5184000s, and a first time such as 2027-01-04T09:00:00Z."
+  }
+
+  validation {
+    condition     = var.temporal.rotation == null || try(var.temporal.rotation.rotator, null) != null || length(var.temporal.rotators) > 0
+    error_message = "temporal.rotation says when to rotate, and nobody is told: name a rotator in it, or temporal.rotators."
   }
 
   validation {
@@ -434,7 +439,7 @@ variable "network" {
 
 variable "access" {
   description = <<-EOT
-    What a pipeline's jobs may reach beside what its file tells, by pipeline. A file tells: its triggers' buckets are read; a parameter that is a
+    What a pipeline's jobs may reach beside what its file tells, by pipeline. A file tells: the buckets of its triggers and templates are read; a parameter that is a
     gs:// path or a BigQuery table PROJECT:DATASET.TABLE is read, or written when its name says so (output, result, reject, staging, …); tempLocation,
     stagingLocation and saveHeapDumpsToGcsPath are written; sdkContainerImage is pulled.
       read, write              buckets
@@ -524,8 +529,8 @@ variable "observability" {
   nullable = true
 
   validation {
-    condition     = try(var.observability.slo > 0 && var.observability.slo < 1, true)
-    error_message = "observability.slo must be between 0 and 1: try 0.999."
+    condition     = try(var.observability.slo > 0 && var.observability.slo <= 0.9999, true)
+    error_message = "observability.slo must be above 0 and at most 0.9999, which is the most that Cloud Monitoring takes: try 0.999."
   }
 }
 

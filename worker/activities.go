@@ -343,7 +343,9 @@ type stopRequest struct {
 	// At is the workflow's time, by which the graces are counted.
 	At time.Time `json:"at"`
 	// Cancelled is when a cancel was accepted; zero: none was.
-	Cancelled   time.Time     `json:"cancelled,omitzero"`
+	Cancelled time.Time `json:"cancelled,omitzero"`
+	// Drained is when a drain was accepted first; zero: none was.
+	Drained     time.Time     `json:"drained,omitzero"`
 	CancelGrace time.Duration `json:"cancelGrace"`
 	DrainGrace  time.Duration `json:"drainGrace"`
 	NoDrain     bool          `json:"noDrain,omitempty"`
@@ -382,12 +384,14 @@ func (a *Activities) stop(ctx context.Context, req stopRequest) (checkReply, err
 // nextStop is what to ask of a job that is to end.
 func nextStop(job dataflow.Job, req stopRequest) string {
 	cancelled := !req.Cancelled.IsZero()
+	// A drain that was accepted may leave the job RUNNING, and would for ever.
+	drain := !cancelled && !req.NoDrain && (req.Drained.IsZero() || req.At.Sub(req.Drained) < req.DrainGrace)
 	switch {
 	case job.State.Terminal():
 		return askedNothing
 	case job.State == dataflow.StateDraining && req.At.Sub(job.StateTime) < req.DrainGrace:
 		return askedNothing
-	case job.State == dataflow.StateRunning && job.Type == dataflow.TypeStreaming && !cancelled && !req.NoDrain:
+	case job.State == dataflow.StateRunning && job.Type == dataflow.TypeStreaming && drain:
 		return askedDrain
 	case cancelled && req.At.Sub(req.Cancelled) >= req.CancelGrace:
 		return askedForce
@@ -402,15 +406,36 @@ type reportReply struct {
 	Metrics map[string]int64 `json:"metrics,omitempty"`
 	Error   string           `json:"error,omitempty"`
 	Quota   bool             `json:"quota,omitempty"`
+	// Unread says that the metrics or the messages could not be read, and why.
+	Unread string `json:"unread,omitempty"`
 }
+
+// reportTries is how often a failed job's metrics are tried before its error is told without them.
+const reportTries = 3
 
 // report reads what a job that is over leaves: its metrics and, where it failed, its
 // first error message.
 func (a *Activities) report(ctx context.Context, req checkRequest, failed bool) (reportReply, error) {
 	var reply reportReply
+	if failed {
+		text, err := a.Dataflow.FirstError(ctx, req.Project, req.Location, req.JobID)
+		switch {
+		case err != nil && !hopeless(err):
+			return reply, patient(err)
+		case err != nil:
+			reply.Unread = err.Error()
+		}
+		reply.Error, reply.Quota = text, dataflow.QuotaMessage(text)
+	}
 	m, err := a.Dataflow.Metrics(ctx, req.Project, req.Location, req.JobID)
-	if err != nil {
-		return reply, lasting(err)
+	switch {
+	case err == nil:
+	case hopeless(err) || failed && activity.IsActivity(ctx) && activity.GetInfo(ctx).Attempt >= reportTries:
+		// Why a job failed decides what comes next: it is not held back for its counters.
+		reply.Unread = joinNotes(reply.Unread, err.Error())
+		return reply, nil
+	default:
+		return reply, patient(err)
 	}
 	reply.Metrics = make(map[string]int64, len(m.Counters)+4*len(m.Distributions))
 	for name, v := range m.Counters {
@@ -420,22 +445,16 @@ func (a *Activities) report(ctx context.Context, req checkRequest, failed bool) 
 		reply.Metrics[name+".count"], reply.Metrics[name+".sum"] = d.Count, d.Sum
 		reply.Metrics[name+".min"], reply.Metrics[name+".max"] = d.Min, d.Max
 	}
-	if failed {
-		if reply.Error, err = a.Dataflow.FirstError(ctx, req.Project, req.Location, req.JobID); err != nil {
-			return reply, lasting(err)
-		}
-		reply.Quota = dataflow.QuotaMessage(reply.Error)
-	}
 	return reply, nil
 }
 
-// lasting marks an error that the same call would meet again as not to be retried.
-func lasting(err error) error {
-	switch k := dataflow.KindOf(err); k {
+// hopeless says that the same call would meet the same error.
+func hopeless(err error) bool {
+	switch dataflow.KindOf(err) {
 	case dataflow.KindInvalid, dataflow.KindPermission, dataflow.KindNotFound:
-		return temporal.NewNonRetryableApplicationError(err.Error(), string(k), err)
+		return true
 	}
-	return patient(err)
+	return false
 }
 
 // patient makes whoever repeats the call wait for as long as Dataflow asked for.

@@ -39,6 +39,8 @@ type service struct {
 	typ      dataflow.JobType
 	errText  string
 	metrics  map[string]int64
+	// unread is what reads of a job's metrics and messages fail with.
+	unread   struct{ metrics, messages error }
 	launched func(j *dataflow.Job)
 	stopped  func(j *dataflow.Job) // what a cancel or drain does; default: it ends at once
 }
@@ -207,14 +209,14 @@ func (s *service) Metrics(context.Context, string, string, string) (dataflow.Met
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.call("metrics")
-	return dataflow.Metrics{Counters: s.metrics}, nil
+	return dataflow.Metrics{Counters: s.metrics}, s.unread.metrics
 }
 
 func (s *service) FirstError(context.Context, string, string, string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.call("messages")
-	return s.errText, nil
+	return s.errText, s.unread.messages
 }
 
 func refusal(kind dataflow.Kind, message string) error {

@@ -48,6 +48,8 @@ func (w *Workflows) Job(ctx workflow.Context, in runs.JobInput) (runs.JobResult,
 	}
 	if in.Resume != nil {
 		j.state = *in.Resume
+		j.early, j.hints = j.state.Early, j.state.Hints
+		j.state.Early, j.state.Hints = nil, nil
 	} else {
 		j.state.Begun = in.Begun
 		if in.Attributes {
@@ -85,7 +87,7 @@ type job struct {
 	nextSafety  time.Time
 	nextStop    time.Time
 	nextLook    time.Time // at an UPDATED job's successor
-	lookWait    time.Duration
+	lookWait    time.Duration // between looks at a job that may never be found
 	replaced    bool      // the job took the place of one that ran
 	checked     time.Time // when check last saw the job
 	runUnseen   bool      // at the last look Temporal did not tell whether the run is open
@@ -132,7 +134,9 @@ func (j *job) full() bool {
 // renew goes on in a new history, with all that is known.
 func (j *job) renew() error {
 	in := j.in
-	in.Resume = &j.state
+	state := j.state
+	state.Early, state.Hints = j.early, j.hints
+	in.Resume = &state
 	return workflow.NewContinueAsNewError(j.ctx, workflow.GetInfo(j.ctx).WorkflowType.Name, in)
 }
 
@@ -263,12 +267,17 @@ func (j *job) share(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * float64(h.Sum32()) / (1 << 32))
 }
 
+// changeForgottenWait marks histories of jobs that Dataflow is asked for ever more seldom
+// when it does not know them, though they are to be stopped.
+const changeForgottenWait = "forgotten-wait"
+
 // pursueStop asks for the next thing that ends the job and sets when to ask again.
 func (j *job) pursueStop() {
 	req := stopRequest{
 		checkRequest: j.checkRequest(),
 		At:           workflow.Now(j.ctx),
 		Cancelled:    j.state.StopAsked,
+		Drained:      j.state.DrainAsked,
 		CancelGrace:  j.timing.CancelGrace,
 		DrainGrace:   j.timing.DrainGrace,
 		NoDrain:      j.state.Stop.NoDrain,
@@ -283,6 +292,11 @@ func (j *job) pursueStop() {
 	}
 	j.backoff, j.message = 0, ""
 	j.apply(reply)
+	if reply.Forgotten && !j.over() && workflow.GetVersion(j.ctx, changeForgottenWait, workflow.DefaultVersion, 1) >= 1 {
+		j.lookWait = min(max(2*j.lookWait, soon), j.timing.Safety)
+		j.nextStop = now.Add(j.lookWait)
+		return
+	}
 	switch reply.Asked {
 	case askedCancel:
 		if j.state.StopAsked.IsZero() {
@@ -296,6 +310,9 @@ func (j *job) pursueStop() {
 		}
 		j.nextStop = now.Add(j.timing.CancelGrace)
 	case askedDrain:
+		if j.state.DrainAsked.IsZero() {
+			j.state.DrainAsked = now
+		}
 		j.nextStop = now.Add(j.timing.DrainGrace)
 	case askedNotReady:
 		j.nextStop = now.Add(soon)
@@ -355,7 +372,9 @@ func (j *job) finish() {
 	})
 	failed := j.state.State == string(dataflow.StateFailed)
 	if err := workflow.ExecuteActivity(ctx, activityReport, j.checkRequest(), failed).Get(ctx, &j.report); err != nil {
-		j.addNote("the job's metrics and messages could not be read: " + err.Error())
+		j.addNote("the job's metrics and messages could not be read: " + reason(err))
+	} else if j.report.Unread != "" {
+		j.addNote("not all of the job's metrics and messages could be read: " + j.report.Unread)
 	}
 }
 

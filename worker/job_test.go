@@ -2,12 +2,16 @@ package worker_test
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
 	sdkworker "go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
 
 	"github.com/penstock/penstock/dataflow"
 	"github.com/penstock/penstock/pipeline"
@@ -194,6 +198,112 @@ func TestALaunchWhoseAnswerIsLostIsNotRepeated(t *testing.T) {
 			}
 		})
 	}
+}
+
+// News that name a job nobody can look at do not make the look a rush.
+func TestAHintIsNotPursuedFasterThanTroubleAllows(t *testing.T) {
+	b := setup(t)
+	b.dataflow.lost = true
+	b.dataflow.onLaunch = func(int, dataflow.Launch) error { return refusal(dataflow.KindUnanswered, "reset by peer") }
+	b.dataflow.onGet = func(n int, _ string) error {
+		if n < 200 && b.Now().Sub(b.begun) < 20*time.Minute {
+			return refusal(dataflow.KindTransient, "503")
+		}
+		return nil
+	}
+	b.status(time.Second, "job-1", dataflow.StatePending, 0)
+	b.ends(time.Hour, "job-1", dataflow.StateDone)
+	check(t, b.runJob(t, jobInput()), runs.OutcomeSucceeded, "job-1")
+	b.calls(t, map[string]int{"launch": 1})
+	if n := b.dataflow.count("get"); n > 40 {
+		t.Errorf("%d looks in 20 minutes of trouble", n)
+	}
+}
+
+// A job's workflow that goes on in a new history forgets nothing that it must not.
+func TestAJobGoesOnInANewHistory(t *testing.T) {
+	renewed := func(t *testing.T, b *bundle, in runs.JobInput) runs.JobInput {
+		t.Helper()
+		in.Begun = b.begun
+		b.ExecuteWorkflow(runs.TypeJob, in)
+		var again *workflow.ContinueAsNewError
+		if !errors.As(b.GetWorkflowError(), &again) {
+			t.Fatalf("ended with %v", b.GetWorkflowError())
+		}
+		if err := converter.GetDefaultDataConverter().FromPayloads(again.Input, &in); err != nil {
+			t.Fatal(err)
+		}
+		return in
+	}
+	// goesOn executes the new history, with the jobs that the old one left.
+	goesOn := func(t *testing.T, old *bundle, in runs.JobInput, arrange func(b *bundle)) (*bundle, runs.JobResult) {
+		t.Helper()
+		b := setup(t)
+		b.SetStartTime(old.Now())
+		b.begun = in.Begun
+		b.dataflow.jobs, b.dataflow.stopped = old.dataflow.jobs, old.dataflow.stopped
+		arrange(b)
+		return b, b.runJob(t, in)
+	}
+	full := func(b *bundle, after time.Duration) {
+		b.RegisterDelayedCallback(func() {
+			b.SetContinueAsNewSuggested(true)
+			b.status(0, "job-9", dataflow.StateRunning, 0) // whatever wakes it
+		}, after)
+	}
+
+	t.Run("not that a launch was not answered", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.lost, b.dataflow.lag = true, 3
+		b.dataflow.onLaunch = func(int, dataflow.Launch) error { return refusal(dataflow.KindUnanswered, "reset by peer") }
+		full(b, 2*time.Second)
+		in := renewed(t, b, jobInput())
+		if in.First {
+			t.Error("the name is taken to be new")
+		}
+		again, r := goesOn(t, b, in, func(b *bundle) {
+			b.dataflow.lag = 2
+			b.ends(time.Hour, "job-1", dataflow.StateDone)
+		})
+		check(t, r, runs.OutcomeSucceeded, "job-1")
+		again.calls(t, map[string]int{"launch": 0})
+	})
+	t.Run("not what the news named", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.lost = true
+		b.dataflow.onLaunch = func(int, dataflow.Launch) error { return refusal(dataflow.KindUnanswered, "reset by peer") }
+		b.dataflow.onGet = func(int, string) error { return refusal(dataflow.KindTransient, "503") }
+		b.status(time.Second, "job-1", dataflow.StatePending, 0)
+		full(b, time.Minute)
+		in := renewed(t, b, jobInput())
+		if in.Resume == nil || !slices.Contains(in.Resume.Hints, "job-1") {
+			t.Fatalf("goes on with %+v", in.Resume)
+		}
+		again, r := goesOn(t, b, in, func(b *bundle) {
+			b.dataflow.lag = 1000 // so that nothing but the news tells of the job
+			b.ends(time.Hour, "job-1", dataflow.StateDone)
+		})
+		check(t, r, runs.OutcomeSucceeded, "job-1")
+		again.calls(t, map[string]int{"launch": 0})
+	})
+	t.Run("not that its job is being stopped, and since when", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.stopped = func(j *dataflow.Job) { b.dataflow.set(j, dataflow.StateCancelling) }
+		b.RegisterDelayedCallback(func() { b.SignalWorkflow(runs.SignalStop, runs.Stop{Reason: runs.StopCancelled}) }, time.Minute)
+		full(b, 20*time.Minute)
+		in := renewed(t, b, jobInput())
+		b.calls(t, map[string]int{"cancel": 1, "force": 0})
+		again, r := goesOn(t, b, in, func(b *bundle) {
+			b.RegisterDelayedCallback(func() {
+				if b.dataflow.count("force") == 0 {
+					t.Error("not forced half an hour after the first cancel")
+				}
+			}, 20*time.Minute)
+			b.ends(30*time.Minute, "job-1", dataflow.StateCancelled)
+		})
+		check(t, r, runs.OutcomeCancelled, "job-1")
+		again.calls(t, map[string]int{"cancel": 1, "force": 1}) // the forced one alone
+	})
 }
 
 // Only after the horizon is a launch that nobody answered taken not to have happened.
@@ -435,6 +545,22 @@ func TestAStreamingJob(t *testing.T) {
 			t.Errorf("the drain's grace of an hour was not given: over after %v", took)
 		}
 	})
+	t.Run("is cancelled when a drain that was accepted leaves it as it was", func(t *testing.T) {
+		b := setup(t)
+		b.OnSignalExternalWorkflow("default-test-namespace", "dev/orders/k", "", runs.SignalRunning, runs.Running{Step: "load", JobName: streaming().JobName, JobID: "job-1"}).Return(nil)
+		b.dataflow.stopped = func(j *dataflow.Job) {
+			if b.dataflow.calls[len(b.dataflow.calls)-1] == "cancel" {
+				b.dataflow.set(j, dataflow.StateCancelled)
+			}
+		}
+		b.ends(5*time.Minute, "job-1", dataflow.StateRunning)
+		b.RegisterDelayedCallback(b.CancelWorkflow, time.Hour)
+		check(t, b.runJob(t, streaming()), runs.OutcomeCancelled, "job-1")
+		b.calls(t, map[string]int{"drain": 1, "cancel": 1})
+		if took := b.Now().Sub(b.begun); took < 2*time.Hour {
+			t.Errorf("the drain's grace of an hour was not given: over after %v", took)
+		}
+	})
 	t.Run("that does not come to run in time is cancelled", func(t *testing.T) {
 		b := setup(t)
 		check(t, b.runJob(t, streaming()), runs.OutcomeTimedOut, "job-1")
@@ -521,6 +647,59 @@ func TestAFailedJobBringsItsFirstError(t *testing.T) {
 				t.Errorf("quota %v, error %q", r.Quota, r.Error)
 			}
 		})
+	}
+}
+
+// What is told of a failed job does not hang on what cannot be read.
+func TestAFailedJobWhoseAccountCannotBeReadWhole(t *testing.T) {
+	const text = "Quota 'CPUS' exceeded. Limit: 24.0 in region us-central1."
+	for name, tc := range map[string]struct {
+		metrics, messages error
+		error             string
+	}{
+		"its metrics are forbidden":         {refusal(dataflow.KindPermission, "no dataflow.metrics.get"), nil, text},
+		"its metrics do not come":           {refusal(dataflow.KindTransient, "503"), nil, text},
+		"its messages are forbidden":        {nil, refusal(dataflow.KindPermission, "no dataflow.messages.list"), "the job failed without an error message"},
+		"its metrics and messages are gone": {refusal(dataflow.KindNotFound, "no metrics"), refusal(dataflow.KindNotFound, "no messages"), "the job failed without an error message"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			b.dataflow.metrics = map[string]int64{"rows": 12}
+			b.dataflow.unread.metrics, b.dataflow.unread.messages = tc.metrics, tc.messages
+			if tc.messages == nil {
+				b.dataflow.errText = text
+			}
+			b.ends(time.Minute, "job-1", dataflow.StateFailed)
+			r := b.runJob(t, jobInput())
+			check(t, r, runs.OutcomeFailed, "job-1")
+			if r.Error != tc.error || r.Quota != (tc.messages == nil) {
+				t.Errorf("error %q, quota %v", r.Error, r.Quota)
+			}
+			for _, err := range []error{tc.metrics, tc.messages} {
+				if err != nil && !strings.Contains(r.Note, err.Error()) {
+					t.Errorf("note %q does not tell of %q", r.Note, err)
+				}
+			}
+			if tc.metrics == nil && r.Metrics["rows"] != 12 {
+				t.Errorf("metrics %v", r.Metrics)
+			}
+		})
+	}
+}
+
+// A job that Dataflow does not know, and that is to be stopped, is asked for ever more seldom.
+func TestStoppingAJobThatIsNotFoundCostsLittle(t *testing.T) {
+	b := setup(t)
+	b.dataflow.onGet = func(int, string) error {
+		if b.Now().Sub(b.begun) < 24*time.Hour {
+			return refusal(dataflow.KindNotFound, "no such job")
+		}
+		return nil
+	}
+	b.RegisterDelayedCallback(b.CancelWorkflow, time.Minute)
+	check(t, b.runJob(t, jobInput()), runs.OutcomeCancelled, "job-1")
+	if n := b.dataflow.count("get"); n > 60 {
+		t.Errorf("%d looks in a day", n)
 	}
 }
 

@@ -18,6 +18,7 @@ func (j *job) acquire() bool {
 		looks    = lookAgain
 		backoff  = firstBackoff
 		quota    = quotaBackoff
+		troubled = false // the last try met trouble before it had resolved its hints
 	)
 	if !j.in.First {
 		doubt = j.horizon() // whoever had the name before may be writing still
@@ -28,7 +29,8 @@ func (j *job) acquire() bool {
 		if j.handingOver {
 			return false
 		}
-		if len(j.hints) == 0 && j.full() {
+		hinted := len(j.hints) > 0 && !(troubled && j.hintsWait())
+		if !hinted && j.full() {
 			// The new history knows nothing of a launch in doubt: it is to look first.
 			j.in.First = j.in.First && doubt.IsZero()
 			j.renewing = true
@@ -41,11 +43,13 @@ func (j *job) acquire() bool {
 		if over && len(j.hints) == 0 && (doubt.IsZero() || !lookedAt.Before(doubt)) {
 			return false
 		}
-		if now.Before(next) && len(j.hints) == 0 {
+		if now.Before(next) && !hinted {
 			j.wait(j.orDeadline(next))
 			continue
 		}
+		asked := len(j.hints)
 		reply := j.launch(over || now.Before(doubt))
+		troubled = asked > 0 && len(j.hints) >= asked
 		after := workflow.Now(j.ctx)
 		j.message = reply.Message
 		switch reply.Kind {
@@ -82,6 +86,14 @@ func (j *job) acquire() bool {
 			backoff = min(2*backoff, mostBackoff)
 		}
 	}
+}
+
+// changeHintsWait marks histories of jobs that are not looked at again at once, for a hint,
+// when the look before met trouble.
+const changeHintsWait = "hints-wait"
+
+func (j *job) hintsWait() bool {
+	return workflow.GetVersion(j.ctx, changeHintsWait, workflow.DefaultVersion, 1) >= 1
 }
 
 // quotaWait is this job's wait before it asks for its share of the quota again, of at most

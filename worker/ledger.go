@@ -27,6 +27,7 @@ const (
 type Ledger interface {
 	Acquire(ctx context.Context, mine ledger.Claim, state func(context.Context, ledger.Claim) (ledger.ChainState, error)) (ledger.Decision, error)
 	Finish(ctx context.Context, r ledger.Record) error
+	Read(ctx context.Context, deployment, pipeline, key string) (ledger.Entry, error)
 }
 
 var errNoLedger = errors.New("this worker has no ledger, and the one that began the run had; set PENSTOCK_LEDGER on every worker of the deployment")
@@ -96,12 +97,27 @@ func (a *Activities) chainState(ctx context.Context, c ledger.Claim) (ledger.Cha
 	return ledger.ChainClosed, nil
 }
 
-// finish writes a run's final record.
-func (a *Activities) finish(ctx context.Context, record ledger.Record) error {
+// finish writes a run's final record. unsure says that the run asked for its key and does
+// not know that it has it: beside another's claim its record would be the key's newest, and
+// tell of a run that did nothing.
+func (a *Activities) finish(ctx context.Context, record ledger.Record, unsure bool) error {
 	if a.Ledger == nil {
 		return errNoLedger
 	}
-	err := a.Ledger.Finish(ctx, record)
+	var err error
+	if unsure {
+		var entry ledger.Entry
+		entry, err = a.Ledger.Read(ctx, record.Deployment, record.Pipeline, record.Key)
+		switch {
+		case errors.Is(err, ledger.ErrNotFound):
+			err = nil
+		case err == nil && entry.Claim.Chain != record.Chain:
+			return nil
+		}
+	}
+	if err == nil {
+		err = a.Ledger.Finish(ctx, record)
+	}
 	var damaged *ledger.DamagedError
 	if errors.Is(err, ledger.ErrInvalid) || errors.As(err, &damaged) {
 		return temporal.NewNonRetryableApplicationError(err.Error(), "Ledger", err)
@@ -144,6 +160,7 @@ func (r *run) claim(keepsLedger bool) {
 		r.taken = reply.Taken
 		r.stopAll(stopTaken)
 	default:
+		r.holds = true
 		r.fresh = r.fresh && !reply.After
 		for _, s := range r.steps {
 			r.goOn(s, reply)
@@ -220,7 +237,7 @@ func (r *run) finish(result *runs.RunResult) {
 		StartToCloseTimeout: r.timing.Call, ScheduleToCloseTimeout: recordWithin,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, MaximumInterval: mostBackoff},
 	})
-	if err := workflow.ExecuteActivity(ctx, activityFinish, record).Get(r.ctx, nil); err != nil {
+	if err := workflow.ExecuteActivity(ctx, activityFinish, record, r.in.Dedupe != nil && !r.holds).Get(r.ctx, nil); err != nil {
 		result.Note = "the ledger has no final record of this run: " + reason(err)
 	}
 }

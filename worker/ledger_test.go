@@ -47,6 +47,13 @@ func (k *kept) Finish(ctx context.Context, r ledger.Record) error {
 	return k.ledger.Finish(ctx, r)
 }
 
+func (k *kept) Read(ctx context.Context, deployment, pipeline, key string) (ledger.Entry, error) {
+	if k.calls++; k.down != nil {
+		return ledger.Entry{}, k.down
+	}
+	return k.ledger.Read(ctx, deployment, pipeline, key)
+}
+
 // chains stands in for Temporal's API: it knows one run.
 type chains struct {
 	executions
@@ -312,6 +319,19 @@ func TestALedgerThatDoesNotAnswer(t *testing.T) {
 		r, err := k.run(t, deduped(0))
 		if err == nil || r.Outcome != runs.OutcomeCancelled || len(k.dataflow.jobs) != 0 {
 			t.Errorf("%+v, %v", r, err)
+		}
+	})
+	t.Run("lets a run that was cancelled meanwhile tell nothing in place of the key's own", func(t *testing.T) {
+		k := setupLedger(t)
+		k.before(t, 90*24*time.Hour, runs.OutcomeSucceeded, nil)
+		k.down = errors.New("503")
+		k.RegisterDelayedCallback(func() { k.CancelWorkflow(); k.down = nil }, time.Hour)
+		if r, err := k.run(t, deduped(0)); err == nil || r.Outcome != runs.OutcomeCancelled || r.Note != "" {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		last, err := k.ledger.Last(t.Context(), "dev", "orders", ledger.KeyHash("k"))
+		if err != nil || last.Chain != "first" || last.Outcome != runs.OutcomeSucceeded {
+			t.Errorf("the key's newest record: %+v, %v", last, err)
 		}
 	})
 	t.Run("for the final record is told in a note", func(t *testing.T) {

@@ -73,7 +73,7 @@ func (j *job) see(s runs.JobStatus) {
 		// A streaming update: the successor goes on under our name and is ours,
 		// whatever labels it was given.
 		j.note = fmt.Sprintf("job %s was updated and replaced by %s", j.state.JobID, s.ReplacedBy)
-		j.replaced, j.lookWait = true, 0
+		j.replaced, j.lookWait, j.state.DrainAsked = true, 0, time.Time{}
 		j.become(jobView{ID: s.ReplacedBy})
 		j.nextSafety = workflow.Now(j.ctx) // its state is not known: look
 	}

@@ -109,6 +109,7 @@ type run struct {
 	stop       string      // why steps are being stopped, empty while they are not
 	failure    string      // the first step's failure in words
 	taken      *runs.Taken // the run that has the key, where this one must not go on
+	holds      bool        // the ledger says that the key is this run's
 }
 
 // step is the state of a step.
@@ -148,7 +149,7 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 	}
 	s.waiting = "the steps it needs"
 	begins := r.await(ctx, func() bool { return r.ready(s) })
-	if !begins && !r.stopsWhatWas(ctx) {
+	if !begins && !r.stopsWhatWas(ctx) && !r.stopsWhatGoesOn(ctx, s) {
 		r.end(s, runs.OutcomeSkipped, "")
 		return
 	}
@@ -156,6 +157,7 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 	attempt, first := s.next()
 	first = first && r.fresh
 	failures, refused := 0, 0 // refused for want of quota, which is not counted as a failure
+	begun := workflow.Now(ctx)
 	was := runs.JobResult{Outcome: runs.OutcomeSkipped}
 	for {
 		res := r.attempt(ctx, s, attempt, first)
@@ -184,7 +186,7 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 		} else {
 			failures++
 		}
-		if failures >= max(s.Retry.Attempts, 1) {
+		if failures >= max(s.Retry.Attempts, 1) || res.Quota && r.outOfPatience(ctx, s, begun, refused) {
 			r.end(s, res.Outcome, res.Error)
 			return
 		}
@@ -204,6 +206,31 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 // not begun: an execution before it, of which a reset knows nothing, may have.
 func (r *run) stopsWhatWas(ctx workflow.Context) bool {
 	return !r.fresh && r.stop != stopTaken && workflow.GetVersion(ctx, changeStopsWhatWas, workflow.DefaultVersion, 1) >= 1
+}
+
+// changeStopsWhatGoesOn marks histories of runs that stop the jobs of an execution before
+// them also where the step has not begun in this one.
+const changeStopsWhatGoesOn = "stops-what-goes-on"
+
+// stopsWhatGoesOn says whether a run that is being stopped looks for the job of a step that
+// it has not begun: an earlier execution left it an attempt that is not known to be over.
+func (r *run) stopsWhatGoesOn(ctx workflow.Context, s *step) bool {
+	last, ok := s.lastAttempt()
+	return ok && !terminal(last.State) && r.stop != stopTaken && workflow.GetVersion(ctx, changeStopsWhatGoesOn, workflow.DefaultVersion, 1) >= 1
+}
+
+// How long a step has jobs fail for want of quota, one after the other (unless one attempt
+// may take longer), and how many: what is too large for the quota stays so.
+const (
+	quotaPatience = 24 * time.Hour
+	mostRefused   = 1000
+)
+
+// changeQuotaPatience marks histories of runs with that bound.
+const changeQuotaPatience = "quota-patience"
+
+func (r *run) outOfPatience(ctx workflow.Context, s *step, begun time.Time, refused int) bool {
+	return (refused >= mostRefused || workflow.Now(ctx).Sub(begun) >= max(quotaPatience, s.Timeout)) && workflow.GetVersion(ctx, changeQuotaPatience, workflow.DefaultVersion, 1) >= 1
 }
 
 // next is the number of the step's next attempt, and whether its name may be new. An
@@ -230,7 +257,21 @@ func (s *step) record(res runs.JobResult) {
 		return
 	}
 	s.attempts = append(s.attempts, res)
+	// What a run tells is bounded, however many attempts it takes: of those that nobody
+	// reads any more it keeps that they were, and how they ended.
+	if i := len(s.attempts) - 1 - mostTold; i > 0 {
+		a := &s.attempts[i]
+		a.Metrics, a.Parameters, a.Note = nil, nil, ""
+		if len(a.Error) > briefError {
+			a.Error = strings.ToValidUTF8(a.Error[:briefError], "") + "…"
+		}
+	}
 }
+
+const (
+	mostTold   = 20  // attempts of a step that are told in full, beside the first
+	briefError = 200 // bytes of error that the others keep
+)
 
 // attempt runs the job's workflow until it reports the attempt's end. A workflow that
 // ends without doing so (terminated, handed over) is started again under its ID: the

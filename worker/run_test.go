@@ -194,6 +194,30 @@ func TestRetriesEnd(t *testing.T) {
 	}
 }
 
+// A job that the quota will never take is given up in the end, and what is told of its
+// attempts does not grow without bound.
+func TestAQuotaThatIsNeverThere(t *testing.T) {
+	b := setup(t)
+	b.dataflow.errText = "Quota 'CPUS' exceeded. Limit: 24.0 in region us-central1." + strings.Repeat(" Ask for more.", 100)
+	b.everyJob(func(string, int) dataflow.State { return dataflow.StateFailed })
+	s := planned("load")
+	s.Retry.Backoff, s.Retry.MaxBackoff = time.Second, time.Second
+	r, err := b.run(t, runInput(s))
+	took := b.Now().Sub(b.begun)
+	if err == nil || r.Outcome != runs.OutcomeFailed || took < 20*time.Hour || took > 30*time.Hour || !strings.Contains(r.Error, "Quota 'CPUS' exceeded") {
+		t.Errorf("outcome %s after %v, error %.200q", outcomes(r), took, r.Error)
+	}
+	attempts := r.Steps[0].Attempts
+	for i, a := range attempts {
+		if a.Attempt != i+1 || a.JobID == "" || a.State != string(dataflow.StateFailed) {
+			t.Fatalf("attempt %d of %d: %+v", i+1, len(attempts), a)
+		}
+	}
+	if early, late := attempts[3], attempts[len(attempts)-2]; len(early.Error) > 300 || early.Parameters != nil || len(late.Error) < 1000 || late.Parameters == nil {
+		t.Errorf("told of the fourth attempt: %+v\nof the last but one: %+v", early, late)
+	}
+}
+
 func TestARefusalIsNotRetried(t *testing.T) {
 	b := setup(t)
 	b.dataflow.onLaunch = func(int, dataflow.Launch) error { return refusal(dataflow.KindInvalid, "input: bad pattern") }
@@ -341,6 +365,29 @@ func TestDependantsOfAStreamingStepStartOnceItRuns(t *testing.T) {
 	}
 	if last, _ := r.Steps[0].Last(); last.State != string(dataflow.StateDrained) {
 		t.Errorf("the streaming job ended %s, want it drained", last.State)
+	}
+}
+
+// A retry that is stopped before it comes to a step stops what the step left running.
+func TestAStoppedRetryStopsTheJobThatWasToGoOn(t *testing.T) {
+	b := setup(t)
+	in := runInput(planned("a"), planned("b", "a"), planned("c", "a"))
+	job := in.Steps[1].Job
+	labels := map[string]string{
+		runs.LabelDeployment: runs.DeploymentLabel("dev", namespace),
+		runs.LabelSpec:       dataflow.Launch{Template: job.Template, Parameters: job.Parameters}.SpecHash(),
+	}
+	name := runs.JobName("dev", "orders", "k", "b", 1)
+	b.dataflow.jobs = []*dataflow.Job{{ID: "old-b", Name: name, Project: project, Location: location, Labels: labels, Type: dataflow.TypeBatch, State: dataflow.StateRunning, StateTime: b.begun}}
+	in.Retries = "first"
+	in.Earlier = map[string]runs.StepResult{"b": {Name: "b", Outcome: runs.OutcomeRunning, Attempts: []runs.JobResult{{Attempt: 1, JobName: name, JobID: "old-b"}}}}
+	b.RegisterDelayedCallback(b.CancelWorkflow, time.Minute)
+	r, err := b.run(t, in)
+	if !temporal.IsCanceledError(err) || outcomes(r) != "a:cancelled/1 b:cancelled/1 c:skipped/0" {
+		t.Errorf("outcome %s, error %v", outcomes(r), err)
+	}
+	if j := b.dataflow.job("old-b"); j.State != dataflow.StateCancelled {
+		t.Errorf("the earlier job is %s", j.State)
 	}
 }
 

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -106,6 +107,8 @@ type sweep struct {
 	asks  workflow.ReceiveChannel
 	state runs.SweepState
 	known map[string]int // where in state.Asked a job is
+	// leaving says that a call in trouble was given up because the history is full.
+	leaving bool
 }
 
 // drain takes in every ask that has come, without blocking.
@@ -199,6 +202,9 @@ func (s *sweep) pass() {
 		err := workflow.ExecuteActivity(s.calls(listCalls), activitySweep, req).Get(s.ctx, &reply)
 		return reply.trouble, false, err
 	})
+	if s.leaving {
+		return
+	}
 	asked := s.state.Asked
 	s.state.Asked, s.state.Look = nil, false
 	clear(s.known)
@@ -241,6 +247,9 @@ func (s *sweep) news(jobs []runs.KnownJob) {
 		s.state.Result.Signalled += reply.Signalled
 		return reply.slow(reply.Done), len(jobs) > 0, err
 	})
+	if s.leaving {
+		s.state.Asked = jobs
+	}
 }
 
 // suspect gives those of the jobs that are orphans at this look, and how many it did not
@@ -280,6 +289,10 @@ func (s *sweep) recheck(due []runs.Suspect) {
 	}
 	s.state.Suspects = s.state.Suspects[len(due):]
 	orphans, left := s.suspect(jobs)
+	if s.leaving {
+		s.state.Suspects = slices.Concat(due, s.state.Suspects)
+		return
+	}
 	r := &s.state.Result
 	r.Cleared += len(due) - left - len(orphans)
 	s.persist(func() (trouble, bool, error) {
@@ -305,6 +318,12 @@ func (s *sweep) recheck(due []runs.Suspect) {
 		}
 		return reply.slow(reply.Done), len(orphans) > 0, err
 	})
+	if s.leaving {
+		unsettled := slices.DeleteFunc(slices.Clone(due), func(x runs.Suspect) bool {
+			return !slices.ContainsFunc(orphans, func(o runs.Orphan) bool { return o.JobID == x.JobID })
+		})
+		s.state.Suspects = slices.Concat(unsettled, s.state.Suspects)
+	}
 }
 
 // overdue has the runs reported that are open for too long. It is tried once: the next
@@ -319,8 +338,13 @@ func (s *sweep) overdue(limit time.Duration) {
 	s.state.Result.Overdue, s.state.Result.OverdueMore = reply.Runs, reply.More
 }
 
+// changeLeavesTrouble marks histories of sweeps that go on in a new one also while they
+// meet trouble.
+const changeLeavesTrouble = "leaves-trouble"
+
 // persist repeats a call until it has no more to do, which it says. Trouble slows it
-// down; it gives up what meets nothing else for troubledFor, and says so by false.
+// down; it gives up what meets nothing else for troubledFor, and says so by false. While
+// it lasts others ask, and a history takes only so many signals: a full one is left.
 func (s *sweep) persist(call func() (t trouble, more bool, err error)) bool {
 	var since time.Time
 	backoff := firstBackoff
@@ -343,6 +367,10 @@ func (s *sweep) persist(call func() (t trouble, more bool, err error)) bool {
 			s.state.Result.Error = t.Message
 			workflow.GetLogger(s.ctx).Warn("the sweep leaves something to the next one", "finding", "sweep-troubled", "deployment", s.in.Deployment,
 				"project", s.in.Project, "location", s.in.Location, "error", t.Message)
+			return false
+		}
+		if workflow.GetInfo(s.ctx).GetContinueAsNewSuggested() && workflow.GetVersion(s.ctx, changeLeavesTrouble, workflow.DefaultVersion, 1) >= 1 {
+			s.leaving = true
 			return false
 		}
 		_ = workflow.Sleep(s.ctx, max(backoff, t.RetryAfter)) // cancelled, the sweep ends

@@ -568,6 +568,28 @@ func TestASweepGoesOnInANewHistory(t *testing.T) {
 	}
 }
 
+// While Dataflow's list cannot be had others ask, and a history takes only so much.
+func TestASweepInTroubleGoesOnInANewHistory(t *testing.T) {
+	b := sweepBundle(t, nil)
+	b.dataflow.onList = func(int) error { return refusal(dataflow.KindTransient, "503") }
+	b.RegisterDelayedCallback(func() {
+		b.SetContinueAsNewSuggested(true)
+		b.SignalWorkflow(runs.SignalAsk, runs.SweepAsk{JobID: "job-1", JobName: jobNamed(1), State: string(dataflow.StateQueued), Watched: true})
+	}, 10*time.Minute)
+	b.ExecuteWorkflow(runs.TypeSweep, runs.SweepInput{Version: runs.RecordVersion, Place: place})
+	var again *workflow.ContinueAsNewError
+	if !errors.As(b.GetWorkflowError(), &again) {
+		t.Fatalf("ended with %v", b.GetWorkflowError())
+	}
+	var in runs.SweepInput
+	if err := converter.GetDefaultDataConverter().FromPayloads(again.Input, &in); err != nil {
+		t.Fatal(err)
+	}
+	if took := b.Now().Sub(b.begun); in.Resume == nil || len(in.Resume.Asked) != 1 || !in.Resume.Look || took > 20*time.Minute {
+		t.Errorf("goes on after %v with %+v", took, in.Resume)
+	}
+}
+
 func TestTheDailyLookAsksForTheSweep(t *testing.T) {
 	b := sweepBundle(t, nil)
 	b.temporal.onAsk = func(n int) error {

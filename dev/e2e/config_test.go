@@ -161,9 +161,11 @@ func TestAPipelinesFileThatTurnsBadWhileItRuns(t *testing.T) {
 	// Warm: the instance knows the good version. Whatever comes, it says so once.
 	put(t, b.Pipelines, "changing.yaml", "name: changing\ncolour: blue\n")
 	lookAgain(`unknown field \"colour\"`)
-	if d := decide("2-warm", "changing"); d.Outcome != "started" || d.Config != first.Config {
-		t.Errorf("warm: decided %+v, want started with version %s", d, first.Config)
+	warm := decide("2-warm", "changing")
+	if warm.Outcome != "started" || warm.Config != first.Config {
+		t.Errorf("warm: decided %+v, want started with version %s", warm, first.Config)
 	}
+	b.awaitDecided(t, "steady", warm.Identity, 1)
 	// Another file changes, which makes them all be looked at.
 	put(t, b.Pipelines, "steady.yaml", configured("steady", "Stay, but for these words, as it is."))
 	eventually(t, "the other file's new version is in force", func() bool {
@@ -191,9 +193,11 @@ func TestAPipelinesFileThatTurnsBadWhileItRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	restart()
-	if d := decide("3-cold", "changing"); d.Outcome != "started" || d.Config != first.Config {
-		t.Errorf("cold: decided %+v, want started with version %s", d, first.Config)
+	cold := decide("3-cold", "changing")
+	if cold.Outcome != "started" || cold.Config != first.Config {
+		t.Errorf("cold: decided %+v, want started with version %s", cold, first.Config)
 	}
+	b.awaitDecided(t, "steady", cold.Identity, 1) // before the functions are killed in the middle of it
 
 	// Cold, without: nobody knows whether the file wants the event.
 	if err := b.KillFunctions(); err != nil {

@@ -399,7 +399,7 @@ func (u *upgrade) park(t *testing.T, when string) []*parked {
 		finish: func(*testing.T) { claimed.done() },
 	})
 
-	launching := u.holdOnce(t, "flexTemplates.launch", "early")
+	launching := u.hold(t, "flexTemplates.launch", "early")
 	early := land("early")
 	launching.await(t)
 	all = append(all, &parked{
@@ -410,7 +410,7 @@ func (u *upgrade) park(t *testing.T, when string) []*parked {
 		},
 	})
 
-	cancelling := u.holdOnce(t, "jobs.update", "late")
+	cancelling := u.hold(t, "jobs.update", "late")
 	late := land("late")
 	late.job(t, "only", 1)
 	late.cancel(t)
@@ -454,19 +454,18 @@ func (b *bench) landAs(t *testing.T, pipeline, name string) *run {
 	return b.runOf(pipeline, b.upload(t, landing, object, "content\n"), object)
 }
 
-// heldCall is a call that waits until it is released.
+// heldCall is a call that waits until it is released, however often it is made.
 type heldCall struct{ began, proceed chan struct{} }
 
-// holdOnce holds the next call of a method about a pipeline's jobs.
-func (b *bench) holdOnce(t *testing.T, method, pipeline string) *heldCall {
+// hold holds all calls of a method about a pipeline's jobs.
+func (b *bench) hold(t *testing.T, method, pipeline string) *heldCall {
 	t.Helper()
 	h := &heldCall{began: make(chan struct{}), proceed: make(chan struct{})}
 	first := once()
 	b.Calls.hold(t, method, pipeline, func(ctx context.Context) error {
-		if !first() {
-			return nil
+		if first() {
+			close(h.began)
 		}
-		close(h.began)
 		return await(ctx, h.proceed)
 	})
 	return h

@@ -38,7 +38,10 @@ var delivery = []Rule{
 		Name: "patience", Says: "keeps what cannot be delivered for days, and a source's events however long it was silent",
 		check: func(p *Plan, bad report) {
 			for _, r := range pushes(p) {
-				if n := r.number("dead_letter_policy.0.max_delivery_attempts"); n != 0 && n < 100 {
+				if n := r.number("dead_letter_policy.0.max_delivery_attempts"); len(r.list("dead_letter_policy")) > 0 && n < 100 {
+					if n == 0 {
+						n = 5 // what Pub/Sub takes where nothing is said
+					}
 					bad(r.Address, "it gives up after %v attempts: set 100, which bears hours", n)
 				}
 				if n := seconds(r.text("message_retention_duration")); n < 7*24*3600 {
@@ -60,7 +63,7 @@ var delivery = []Rule{
 		twin: breaks(set("expiration_policy", []any{}), typeSubscription),
 	},
 	{
-		Name: "dead-letter-path", Says: "has a way to the dead letters for every delivery",
+		Name: "dead-letter-path", Says: "has a way to the dead letters for every push subscription that it makes, and for what functions cannot handle (Eventarc makes its own: scripts/deploy sees to those)",
 		check: func(p *Plan, bad report) {
 			for _, r := range pushes(p) {
 				if topic := r.text("dead_letter_policy.0.dead_letter_topic"); !isKept(p, topic) {
@@ -78,7 +81,7 @@ var delivery = []Rule{
 		}, typeSubscription),
 	},
 	{
-		Name: "dead-letter-grants", Says: "lets Pub/Sub forward to the dead letters",
+		Name: "dead-letter-grants", Says: "lets Pub/Sub forward to the dead letters, also from the subscriptions that Eventarc makes",
 		check: func(p *Plan, bad report) {
 			for _, r := range pushes(p) {
 				if !slices.ContainsFunc(p.of(typeSubGrant), func(g *Resource) bool {
@@ -91,6 +94,15 @@ var delivery = []Rule{
 					return strings.HasSuffix(topic, "/"+g.text("topic")) && g.text("role") == "roles/pubsub.publisher" && isPubSub(g.text("member"))
 				}) {
 					bad(r.Address, "Pub/Sub may not publish to %s: grant its service agent roles/pubsub.publisher there", topic)
+				}
+			}
+			for _, r := range p.of(typeEventarc) {
+				// Which subscription it is, Eventarc says only afterwards: the grant is known by lying beside the trigger.
+				beside := strings.Replace(r.Address, typeEventarc+".this", typeSubGrant+".eventarc", 1)
+				if !slices.ContainsFunc(p.of(typeSubGrant), func(g *Resource) bool {
+					return g.Address == beside && g.text("role") == "roles/pubsub.subscriber" && isPubSub(g.text("member"))
+				}) {
+					bad(r.Address, "Pub/Sub may not take a message off the subscription that Eventarc makes: grant its service agent roles/pubsub.subscriber on it, as %s", beside)
 				}
 			}
 		},

@@ -15,6 +15,7 @@ const (
 	typeFirewall     = "google_compute_firewall"
 	typeSubscription = "google_pubsub_subscription"
 	typeTopic        = "google_pubsub_topic"
+	typeRepository   = "google_artifact_registry_repository"
 	typeEventarc     = "google_eventarc_trigger"
 	typeSecret       = "google_secret_manager_secret"
 	typeAccount      = "google_service_account"

@@ -3,29 +3,70 @@ package policy
 import (
 	"encoding/json"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
 
-// impersonation are the roles that let one act as an account; on a project, as each of its accounts.
+// impersonation are the roles that let one act as an account, or give oneself that; on a project, as each of its accounts.
 var impersonation = []string{
 	"roles/iam.serviceAccountUser",
 	"roles/iam.serviceAccountTokenCreator",
 	"roles/iam.serviceAccountOpenIdTokenCreator",
 	"roles/iam.workloadIdentityUser",
 	"roles/iam.serviceAccountKeyAdmin",
+	"roles/iam.serviceAccountAdmin",
+	"roles/iam.roleAdmin",
 	"roles/editor",
 	"roles/owner",
+	"roles/writer",
+	"roles/admin",
 }
+
+// impersonating are the permissions that do so in a role of one's own.
+var impersonating = []string{
+	"iam.roles.update",
+	"iam.serviceAccountKeys.create",
+	"iam.serviceAccounts.actAs",
+	"iam.serviceAccounts.getAccessToken",
+	"iam.serviceAccounts.getOpenIdToken",
+	"iam.serviceAccounts.implicitDelegation",
+	"iam.serviceAccounts.setIamPolicy",
+	"iam.serviceAccounts.signBlob",
+	"iam.serviceAccounts.signJwt",
+	"resourcemanager.projects.setIamPolicy",
+}
+
+// The one exception: whoever deploys makes accounts and roles, and is trusted like an owner, as docs/deploy.md says. It is known by
+// the name that modules/ci gives it.
+var (
+	deployerRE  = regexp.MustCompile(`^serviceAccount:penstock-[a-z][a-z0-9]{1,11}-deployer@`)
+	deployerMay = []string{"roles/iam.serviceAccountAdmin", "roles/iam.roleAdmin"}
+)
 
 // identities is about who may do what.
 var identities = []Rule{
 	{
-		Name: "no-impersonation-by-project", Says: "lets nobody act as every account of the project",
+		Name: "no-impersonation-by-project", Says: "lets nobody act as every account of the project, nor give itself that, but for the one that deploys",
 		check: func(p *Plan, bad report) {
+			for _, r := range p.of("google_project_iam_policy") {
+				bad(r.Address, "it replaces every grant of the project, and says nothing that could be checked: use google_project_iam_member")
+			}
 			for _, r := range p.of(typeProjectGrant, "google_project_iam_binding") {
-				if role := r.text("role"); slices.Contains(impersonation, role) {
+				role := r.text("role")
+				own := findRole(p, role)
+				switch {
+				case slices.Contains(deployerMay, role) && deployerRE.MatchString(r.text("member")):
+				case slices.Contains(impersonation, role):
 					bad(r.Address, "%s is granted on the project: grant it on the accounts that are meant", role)
+				case own != nil:
+					for _, permission := range texts(own.get("permissions")) {
+						if slices.Contains(impersonating, permission) {
+							bad(own.Address, "it has %s and is granted on the project: grant that on the accounts that are meant", permission)
+						}
+					}
+				case strings.Contains(role, "/roles/"):
+					bad(r.Address, "%s is not made here, so that nobody sees what it allows: make it here", role)
 				}
 			}
 		},
@@ -45,28 +86,18 @@ var identities = []Rule{
 		}, typeProjectGrant),
 	},
 	{
-		Name: "deployer-suffices", Says: "lets whoever deploys it grant the roles on the project that it grants",
-		check: func(p *Plan, bad report) {
-			for _, admin := range p.of(typeProjectGrant) {
-				listed := admin.text("condition.0.expression")
-				if admin.text("role") != "roles/resourcemanager.projectIamAdmin" || listed == "" {
-					continue
-				}
-				// Beside it are the deployer's own rights, which it is not to change.
-				own := admin.Address[:strings.Index(admin.Address, admin.Type)]
-				for _, r := range p.of(typeProjectGrant) {
-					if own != "" && strings.HasPrefix(r.Address, own) {
-						continue
-					}
-					if role := r.text("role"); !strings.Contains(listed, "'"+role+"'") {
-						bad(r.Address, "%s may not grant %s, so that it cannot deploy this: add the role to its condition", admin.text("member"), role)
-					}
-				}
-			}
-		},
+		Name: "deployer-suffices", Says: "lets whoever deploys it make all that is in it, and sign its images",
+		check: checkDeployer,
 		twin: breaks(func(r *Resource) bool {
 			listed := r.text("condition.0.expression")
-			return strings.Contains(listed, "'roles/dataflow.worker'") && set("condition.0.expression", strings.ReplaceAll(listed, "'roles/dataflow.worker'", "'roles/dataflow.viewer'"))(r)
+			return strings.Contains(listed, "'roles/bigquery.jobUser'") && set("condition.0.expression", strings.ReplaceAll(listed, "'roles/bigquery.jobUser'", "'roles/bigquery.user'"))(r)
+		}, typeProjectGrant),
+	},
+	{
+		Name: "builds-read-sources", Says: "lets the build of each function read the source where Cloud Functions copies it, and nothing else by the project",
+		check: checkBuilds,
+		twin: breaks(func(r *Resource) bool {
+			return strings.Contains(r.text("condition.0.expression"), copiedSources) && set("condition", []any{})(r)
 		}, typeProjectGrant),
 	},
 	{
@@ -151,6 +182,34 @@ var identities = []Rule{
 		},
 	},
 	{
+		Name: "pipelines-least", Says: "gives pipelines' accounts no storage on the project, where only what no smaller resource has is theirs",
+		check: func(p *Plan, bad report) {
+			for _, r := range p.of(typeProjectGrant) {
+				account, ok := strings.CutPrefix(r.text("member"), "serviceAccount:")
+				if !ok || !slices.Contains(pipelineAccounts(p), account) {
+					continue
+				}
+				role := findRole(p, r.text("role"))
+				switch {
+				case role != nil:
+					for _, permission := range texts(role.get("permissions")) {
+						if service, _, _ := strings.Cut(permission, "."); !slices.Contains(jobServices, service) {
+							bad(role.Address, "%s on the whole project is more than a job of one pipeline needs: grant it on the resources that the file names", permission)
+						}
+					}
+				case !slices.Contains(jobRoles, r.text("role")):
+					bad(r.Address, "%s has %s on the whole project, other pipelines' data among it: grant it on the resources that the file names", account, r.text("role"))
+				}
+			}
+		},
+		twin: func(p *Plan) bool {
+			accounts := pipelineAccounts(p)
+			return breaks(func(r *Resource) bool {
+				return slices.Contains(accounts, strings.TrimPrefix(r.text("member"), "serviceAccount:")) && set("role", "roles/dataflow.worker")(r)
+			}, typeProjectGrant)(p)
+		},
+	},
+	{
 		Name: "acts-as-pipelines", Says: "lets the worker act as each pipeline's account, and as no other",
 		check: func(p *Plan, bad report) {
 			accounts := pipelineAccounts(p)
@@ -207,10 +266,129 @@ var identities = []Rule{
 				if c := r.text("attribute_condition"); !strings.Contains(c, "assertion.") && !strings.Contains(c, "attribute.") {
 					bad(r.Address, "everybody that its issuer knows is let in: set attribute_condition")
 				}
+				// https://docs.github.com/actions/reference/openid-connect-reference: the ref is the base branch's in a run for anybody's pull request.
+				if r.text("oidc.0.issuer_uri") == "https://token.actions.githubusercontent.com" {
+					if c := r.text("attribute_condition"); !strings.Contains(c, "assertion.ref ") || !strings.Contains(c, "assertion.event_name ") {
+						bad(r.Address, "pull requests of others may be let in: compare assertion.ref, and let assertion.event_name not be pull_request_target")
+					}
+				}
 			}
 		},
 		twin: breaks(set("attribute_condition", "true"), "google_iam_workload_identity_pool_provider"),
 	},
+}
+
+// makers are the rights that a deployment takes, by how the types of its resources begin; the first that fits counts. It is a role that the
+// deployer has on the project, or the permissions of a role of its own; nothing where there is no such right.
+var makers = []maker{
+	{"google_artifact_registry_", []string{"roles/artifactregistry.admin"}},
+	// The provider changes a dataset's policy by changing the dataset.
+	{"google_bigquery_dataset_iam_", []string{"bigquery.datasets.get", "bigquery.datasets.getIamPolicy", "bigquery.datasets.setIamPolicy", "bigquery.datasets.update"}},
+	{"google_billing_", nil}, // on a billing account, by hand: docs/deploy.md
+	{"google_cloud_run_", []string{"roles/run.admin"}},
+	{"google_cloudfunctions2_", []string{"roles/cloudfunctions.admin"}},
+	{"google_compute_firewall", []string{"roles/compute.securityAdmin"}},
+	{"google_compute_", []string{"roles/compute.networkAdmin"}},
+	{"google_eventarc_", []string{"roles/eventarc.admin"}},
+	{"google_iam_workload_identity_", []string{"roles/iam.workloadIdentityPoolAdmin"}},
+	{"google_logging_", []string{"roles/logging.configWriter"}},
+	{"google_monitoring_", []string{"roles/monitoring.editor"}},
+	{typeCustomRole, []string{"roles/iam.roleAdmin"}},
+	{typeProjectGrant, []string{"roles/resourcemanager.projectIamAdmin"}},
+	{"google_project_service", []string{"roles/serviceusage.serviceUsageAdmin"}},
+	{"google_pubsub_", []string{"roles/pubsub.admin"}},
+	// scripts/deploy asks whether a secret has a version.
+	{"google_secret_manager_", []string{"secretmanager.secrets.create", "secretmanager.secrets.delete", "secretmanager.secrets.get", "secretmanager.secrets.getIamPolicy", "secretmanager.secrets.setIamPolicy", "secretmanager.secrets.update", "secretmanager.versions.list"}},
+	{"google_service_account", []string{"roles/iam.serviceAccountAdmin"}},
+	{"google_storage_", []string{"roles/storage.admin"}},
+	{"terraform_data", nil},
+}
+
+type maker struct {
+	resources string
+	rights    []string
+}
+
+// checkDeployer sees that the account that may grant roles on the project may grant those of the plan, make its resources, and sign.
+func checkDeployer(p *Plan, bad report) {
+	for _, admin := range p.of(typeProjectGrant) {
+		listed, member := admin.text("condition.0.expression"), admin.text("member")
+		if admin.text("role") != "roles/resourcemanager.projectIamAdmin" || listed == "" {
+			continue
+		}
+		may := map[string]bool{}
+		for _, r := range p.of(typeProjectGrant) {
+			if r.text("member") != member {
+				continue
+			}
+			may[r.text("role")] = true
+			if role := findRole(p, r.text("role")); role != nil {
+				for _, permission := range texts(role.get("permissions")) {
+					may[permission] = true
+				}
+			}
+		}
+		// Beside it are the deployer's own rights, which a person makes.
+		own := admin.Address[:strings.Index(admin.Address, admin.Type)]
+		for _, r := range p.Resources {
+			if own != "" && strings.HasPrefix(r.Address, own) {
+				continue
+			}
+			if project := r.text("project"); project != "" && project != admin.text("project") {
+				continue // another project's, granted there by hand: docs/deploy.md
+			}
+			if role := r.text("role"); r.Type == typeProjectGrant && !strings.Contains(listed, "'"+role+"'") {
+				bad(r.Address, "%s may not grant %s, so that it cannot deploy this: add the role to its condition", member, role)
+			}
+			at := slices.IndexFunc(makers, func(m maker) bool { return strings.HasPrefix(r.Type, m.resources) })
+			if at < 0 {
+				bad(r.Address, "nobody has said what right it takes to make a %s: add it to makers in dev/policy, and the right to modules/ci", r.Type)
+				continue
+			}
+			for _, right := range makers[at].rights {
+				if !may[right] {
+					bad(r.Address, "%s has no %s, so that it cannot deploy this: grant it that in modules/ci", member, right)
+				}
+			}
+		}
+		if !slices.ContainsFunc(p.of(typeAccountGrant), func(r *Resource) bool {
+			return r.text("member") == member && r.text("role") == "roles/iam.serviceAccountOpenIdTokenCreator" && strings.HasSuffix(r.text("service_account_id"), "/"+strings.TrimPrefix(member, "serviceAccount:"))
+		}) {
+			bad(admin.Address, "%s may make no token of itself, so that it cannot sign: grant it roles/iam.serviceAccountOpenIdTokenCreator on itself", member)
+		}
+	}
+}
+
+// What jobs have no smaller resource for than the project: Google's roles, and the services of a role of one's own.
+// roles/dataflow.worker is not among them, since it reads and makes objects in every bucket.
+var (
+	jobRoles    = []string{"roles/bigquery.jobUser", "roles/bigquery.readSessionUser"}
+	jobServices = []string{"autoscaling", "compute", "dataflow", "logging", "monitoring"}
+)
+
+// copiedSources begins the name of the bucket that Cloud Functions copies an archive to before it is built.
+const copiedSources = "projects/_/buckets/gcf-v2-sources-"
+
+// checkBuilds sees that a build reads the copy of its source. It does so by its own account, and the copy is in a bucket that is not
+// there before the first function: https://github.com/hashicorp/terraform-provider-google/issues/20571 is what happens else.
+func checkBuilds(p *Plan, bad report) {
+	reads := map[string]bool{}
+	for _, r := range p.of(typeProjectGrant) {
+		if r.text("role") != "roles/storage.objectViewer" {
+			continue
+		}
+		if strings.Contains(r.text("condition.0.expression"), copiedSources) {
+			reads[r.text("member")] = true
+		} else {
+			bad(r.Address, "%s may read every bucket of the project: grant it on the buckets that are meant, or add a condition on resource.name", r.text("member"))
+		}
+	}
+	for _, r := range p.of(typeFunction) {
+		account := r.text("build_config.0.service_account")
+		if member := "serviceAccount:" + account[strings.LastIndexByte(account, '/')+1:]; account != "" && !reads[member] {
+			bad(r.Address, "its build may not read the copy of its source and is refused: grant %s roles/storage.objectViewer on the project, with a condition that resource.name starts with %s", member, copiedSources)
+		}
+	}
 }
 
 // runners lists the members that worker pools run as.

@@ -75,3 +75,46 @@ func TestMetricsAreOfFieldsThatAreLogged(t *testing.T) {
 		}
 	}
 }
+
+// A plan does not tell in which order it is carried out, and without Google Cloud nobody notices that something is missing yet.
+func TestWhatIsNeededIsThereBefore(t *testing.T) {
+	for _, tc := range []struct {
+		file, block string
+		before      []string
+	}{
+		{"accounts.tf", `resource "google_storage_bucket_iam_member" "templates"`, []string{"module.source_bucket"}},
+		{"pipelines.tf", `module "pipeline"`, []string{"google_project_service.this", "google_pubsub_topic.source", "module.source_bucket"}},
+		{"triggers.tf", `module "trigger"`, []string{"google_project_iam_member.build", "google_project_iam_member.build_source", "module.source_bucket"}},
+		{"examples/complete/main.tf", `module "ci"`, []string{"google_project_service.before"}},
+		{"examples/complete/main.tf", `module "network"`, []string{"google_project_service.before"}},
+	} {
+		t.Run(tc.file+" "+tc.block, func(t *testing.T) {
+			text, err := os.ReadFile(filepath.Join("..", "..", "terraform", filepath.FromSlash(tc.file)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, block, found := strings.Cut(string(text), "\n"+tc.block+" {\n")
+			block, _, ended := strings.Cut(block, "\n}\n")
+			if !found || !ended {
+				t.Fatal("there is no such block")
+			}
+			_, list, _ := strings.Cut(block, "\n  depends_on = [")
+			list, _, _ = strings.Cut(list, "]")
+			waits := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' })
+			for _, want := range tc.before {
+				if !slices.Contains(waits, want) {
+					t.Errorf("it waits for %v, not for %s", waits, want)
+				}
+			}
+		})
+	}
+}
+
+func TestAPIsThatAreNeededAreOn(t *testing.T) {
+	on := found(`"([a-z]+)\.googleapis\.com",`, read(t, ".tf", "terraform"))
+	for _, want := range []string{"cloudresourcemanager", "sts"} { // grants on the project, and federation
+		if !slices.Contains(on, want) {
+			t.Errorf("%s is not switched on: add it to terraform/main.tf", want)
+		}
+	}
+}

@@ -49,7 +49,21 @@ func TestWhatBreaksARule(t *testing.T) {
 		{"an image by digest", "images-by-digest", resource(typePool, "p", `{"template":[{"containers":[{"image":"`+digest+`"}]}]}`), true},
 
 		{"the whole project's accounts by a binding", "no-impersonation-by-project", resource("google_project_iam_binding", "b", `{"role":"roles/iam.serviceAccountUser","members":[]}`), false},
+		{"the whole project's policy", "no-impersonation-by-project", resource("google_project_iam_policy", "b", `{"policy_data":"{}"}`), false},
+		{"changing accounts", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"roles/iam.serviceAccountAdmin","member":"serviceAccount:penstock-prod-planner@p.iam.gserviceaccount.com"}`), false},
+		{"changing roles", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"roles/iam.roleAdmin","member":"user:a@example.com"}`), false},
+		{"changing accounts, as who deploys", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"roles/iam.serviceAccountAdmin","member":"serviceAccount:penstock-prod-deployer@p.iam.gserviceaccount.com"}`), true},
+		{"acting as accounts, as who deploys", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"roles/iam.serviceAccountUser","member":"serviceAccount:penstock-prod-deployer@p.iam.gserviceaccount.com"}`), false},
+		{"a role of one's own that makes tokens", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"projects/p/roles/own","member":"user:a@example.com"}`) + "," + resource(typeCustomRole, "r", `{"role_id":"own","permissions":["iam.serviceAccounts.getAccessToken"]}`), false},
+		{"a role of one's own that acts as accounts", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"projects/p/roles/own","member":"user:a@example.com"}`) + "," + resource(typeCustomRole, "r", `{"role_id":"own","permissions":["iam.serviceAccounts.actAs"]}`), false},
+		{"a role of one's own that does neither", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"projects/p/roles/own","member":"user:a@example.com"}`) + "," + resource(typeCustomRole, "r", `{"role_id":"own","permissions":["dataflow.jobs.get"]}`), true},
+		{"a role that nobody here knows", "no-impersonation-by-project", resource(typeProjectGrant, "b", `{"role":"organizations/1/roles/own","member":"user:a@example.com"}`), false},
+		{"GitHub's runs for pull requests", "federation-conditions", resource("google_iam_workload_identity_pool_provider", "f", `{"attribute_condition":"assertion.repository == 'a/b' && assertion.ref == 'refs/heads/main'","oidc":[{"issuer_uri":"https://token.actions.githubusercontent.com"}]}`), false},
+		{"GitHub's runs on a branch", "federation-conditions", resource("google_iam_workload_identity_pool_provider", "f", `{"attribute_condition":"assertion.repository == 'a/b' && assertion.ref == 'refs/heads/main' && assertion.event_name != 'pull_request_target'","oidc":[{"issuer_uri":"https://token.actions.githubusercontent.com"}]}`), true},
 		{"one account", "no-impersonation-by-project", resource(typeAccountGrant, "b", `{"role":"roles/iam.serviceAccountUser"}`), true},
+
+		{"a build that reads every bucket", "builds-read-sources", resource(typeProjectGrant, "g", `{"role":"roles/storage.objectViewer","member":"serviceAccount:b@p.iam.gserviceaccount.com"}`), false},
+		{"a build that does not read its source", "builds-read-sources", resource(typeFunction, "f", `{"build_config":[{"service_account":"projects/p/serviceAccounts/b@p.iam.gserviceaccount.com"}]}`), false},
 
 		{"a pool that runs as the default account", "own-accounts", resource(typePool, "p", `{"template":[{"service_account":"123-compute@developer.gserviceaccount.com"}]}`), false},
 
@@ -58,6 +72,7 @@ func TestWhatBreaksARule(t *testing.T) {
 		{"a push without back-off", "retry-on", resource(typeSubscription, "s", `{"push_config":[{}]}`), false},
 
 		{"five attempts", "patience", resource(typeSubscription, "s", `{"ack_deadline_seconds":60,"message_retention_duration":"604800s","expiration_policy":[{"ttl":""}],"retry_policy":[{"maximum_backoff":"600s"}],"dead_letter_policy":[{"max_delivery_attempts":5}],"push_config":[{}]}`), false},
+		{"as many attempts as Pub/Sub likes", "patience", resource(typeSubscription, "s", `{"ack_deadline_seconds":60,"message_retention_duration":"604800s","expiration_policy":[{"ttl":""}],"retry_policy":[{"maximum_backoff":"600s"}],"dead_letter_policy":[{"max_delivery_attempts":null}],"push_config":[{}]}`), false},
 		{"a hundred attempts over hours", "patience", resource(typeSubscription, "s", `{"ack_deadline_seconds":60,"message_retention_duration":"604800s","expiration_policy":[{"ttl":""}],"retry_policy":[{"maximum_backoff":"600s"}],"dead_letter_policy":[{"max_delivery_attempts":100}],"push_config":[{}]}`), true},
 
 		{"a function without dead letters", "dead-letter-path", resource(typeFunction, "f", `{"service_config":[{"environment_variables":{}}]}`), false},
@@ -67,6 +82,17 @@ func TestWhatBreaksARule(t *testing.T) {
 		{"a bucket that goes with all in it", "deletion-protection", resource(typeBucket, "b", `{"force_destroy":true,"deletion_policy":"PREVENT","versioning":[{"enabled":true}]}`), false},
 		{"a bucket whose claims could not expire", "deletion-protection", resource(typeBucket, "b", `{"deletion_policy":"PREVENT","versioning":[{"enabled":true}],"retention_policy":[{"retention_period":"1"}]}`), false},
 		{"a secret that may go", "deletion-protection", resource(typeSecret, "s", `{"deletion_protection":false}`), false},
+
+		{"a topic of dead letters that may go", "deletion-protection", resource(typeTopic, "t", `{"project":"p","name":"dead","deletion_policy":"DELETE"}`) + "," + resource(typeSubscription, "s", `{"dead_letter_policy":[{"dead_letter_topic":"projects/p/topics/dead"}]}`), false},
+		{"a topic of dead letters that stays", "deletion-protection", resource(typeTopic, "t", `{"project":"p","name":"dead","deletion_policy":"PREVENT"}`) + "," + resource(typeSubscription, "s", `{"dead_letter_policy":[{"dead_letter_topic":"projects/p/topics/dead"}]}`), true},
+		{"a topic of notifications, which are made again", "deletion-protection", resource(typeTopic, "t", `{"project":"p","name":"n","deletion_policy":"DELETE"}`), true},
+		{"images that may go", "deletion-protection", resource(typeRepository, "r", `{"repository_id":"images","deletion_policy":"DELETE"}`), false},
+		{"images that stay", "deletion-protection", resource(typeRepository, "r", `{"repository_id":"images","deletion_policy":"PREVENT"}`), true},
+		{"images that are built again", "deletion-protection", resource(typeRepository, "r", `{"repository_id":"functions","deletion_policy":null}`) + "," + resource(typeFunction, "f", `{"build_config":[{"docker_repository":"projects/p/locations/l/repositories/functions"}]}`), true},
+
+		{"Eventarc's subscription, which nobody forwards from", "dead-letter-grants", resource(typeEventarc, "module.t."+typeEventarc+`.this[\"a\"]`, `{}`), false},
+		{"Eventarc's subscription, by another's grant", "dead-letter-grants", resource(typeEventarc, "module.t."+typeEventarc+`.this[\"a\"]`, `{}`) + "," + resource(typeSubGrant, "module.t."+typeSubGrant+`.eventarc[\"b\"]`, `{"role":"roles/pubsub.subscriber","member":"serviceAccount:service-1@gcp-sa-pubsub.iam.gserviceaccount.com"}`), false},
+		{"Eventarc's subscription, which Pub/Sub forwards from", "dead-letter-grants", resource(typeEventarc, "module.t."+typeEventarc+`.this[\"a\"]`, `{}`) + "," + resource(typeSubGrant, "module.t."+typeSubGrant+`.eventarc[\"a\"]`, `{"role":"roles/pubsub.subscriber","member":"serviceAccount:service-1@gcp-sa-pubsub.iam.gserviceaccount.com"}`), true},
 
 		{"an alert's own labels", "labels", resource("google_monitoring_notification_channel", "c", `{"labels":{"email_address":"x"},"user_labels":{"penstock_deployment":"prod","managed_by":"terraform"}}`), true},
 		{"an alert without labels", "labels", resource("google_monitoring_alert_policy", "a", `{"user_labels":null}`), false},
@@ -166,6 +192,94 @@ func TestARotatorMayRotateAndNoMore(t *testing.T) {
 	}
 }
 
+func TestWhoeverDeploysMayMakeAll(t *testing.T) {
+	const deployer = "penstock-prod-deployer@p.iam.gserviceaccount.com"
+	grant := func(role string) string {
+		return resource(typeProjectGrant, "module.ci."+typeProjectGrant+".x", `{"project":"p","role":"`+role+`","member":"serviceAccount:`+deployer+`"}`)
+	}
+	role := func(permissions string) string {
+		return resource(typeCustomRole, "module.ci.role", `{"role_id":"own","permissions":[`+permissions+`]}`)
+	}
+	admin := resource(typeProjectGrant, "module.ci."+typeProjectGrant+".grants", `{"project":"p","role":"roles/resourcemanager.projectIamAdmin","member":"serviceAccount:`+deployer+`","condition":[{"expression":"modifiedGrantsByRole hasOnly(['roles/bigquery.jobUser'])"}]}`)
+	signs := resource(typeAccountGrant, "module.ci.signer", `{"service_account_id":"projects/p/serviceAccounts/`+deployer+`","role":"roles/iam.serviceAccountOpenIdTokenCreator","member":"serviceAccount:`+deployer+`"}`)
+	dataset := resource("google_bigquery_dataset_iam_member", "dataset", `{"project":"p","role":"roles/bigquery.dataViewer"}`)
+	const four = `"bigquery.datasets.get","bigquery.datasets.getIamPolicy","bigquery.datasets.setIamPolicy","bigquery.datasets.update"`
+	for name, tc := range map[string]struct {
+		resources []string
+		want      string
+	}{
+		"a role that it may grant":              {[]string{signs, resource(typeProjectGrant, "g", `{"project":"p","role":"roles/bigquery.jobUser"}`)}, ""},
+		"a role that it may not grant":          {[]string{signs, resource(typeProjectGrant, "g", `{"project":"p","role":"roles/bigquery.admin"}`)}, "may not grant roles/bigquery.admin"},
+		"a dataset's policy":                    {[]string{signs, dataset, grant("projects/p/roles/own"), role(four)}, ""},
+		"a dataset's policy, without right":     {[]string{signs, dataset}, "has no bigquery.datasets.get"},
+		"a dataset that it may not change":      {[]string{signs, dataset, grant("projects/p/roles/own"), role(`"bigquery.datasets.get","bigquery.datasets.getIamPolicy","bigquery.datasets.setIamPolicy"`)}, "has no bigquery.datasets.update"},
+		"another project's dataset":             {[]string{signs, resource("google_bigquery_dataset_iam_member", "dataset", `{"project":"q","role":"roles/bigquery.dataViewer"}`)}, ""},
+		"a bucket":                              {[]string{signs, grant("roles/storage.admin"), resource(typeBucket, "b", `{"project":"p"}`)}, ""},
+		"a bucket, without right":               {[]string{signs, resource(typeBucket, "b", `{"project":"p"}`)}, "has no roles/storage.admin"},
+		"secrets whose versions it cannot list": {[]string{signs, resource(typeSecret, "s", `{"project":"p"}`), grant("projects/p/roles/own"), role(`"secretmanager.secrets.create","secretmanager.secrets.delete","secretmanager.secrets.get","secretmanager.secrets.getIamPolicy","secretmanager.secrets.setIamPolicy","secretmanager.secrets.update"`)}, "has no secretmanager.versions.list"},
+		"what nobody has thought of":            {[]string{signs, resource("google_redis_instance", "r", `{"project":"p"}`)}, "what right it takes to make a google_redis_instance"},
+		"an account that cannot sign":           {nil, "may make no token of itself"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, v := range Check(planned(t, append(tc.resources, admin)...)) {
+				if v.Rule == "deployer-suffices" {
+					got = append(got, v.Message)
+				}
+			}
+			if tc.want == "" && len(got) > 0 || !strings.Contains(strings.Join(got, "\n"), tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestAPipelineHasNoStorageOnTheProject(t *testing.T) {
+	file, problems := pipeline.Parse("a.yaml", []byte(`
+name: a
+purpose: Test.
+owner: me@example.com
+on:
+  - storage: {bucket: landing}
+steps:
+  - name: one
+    dataflow: {template: "gs://templates/one.json", environment: {serviceAccountEmail: orders@acme-data.iam.gserviceaccount.com}}
+`))
+	if problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	grant := func(role, member string) string {
+		return resource(typeProjectGrant, "g", `{"role":"`+role+`","member":"serviceAccount:`+member+`"}`)
+	}
+	const orders = "orders@acme-data.iam.gserviceaccount.com"
+	for name, tc := range map[string]struct {
+		resources []string
+		want      string
+	}{
+		"a role of one's own":                {[]string{grant("projects/p/roles/job", orders), resource(typeCustomRole, "r", `{"role_id":"job","permissions":["dataflow.workItems.lease"]}`)}, ""},
+		"such a role that reads objects":     {[]string{grant("projects/p/roles/job", orders), resource(typeCustomRole, "r", `{"role_id":"job","permissions":["dataflow.workItems.lease","storage.objects.get"]}`)}, "storage.objects.get on the whole project"},
+		"queries":                            {[]string{grant("roles/bigquery.jobUser", orders)}, ""},
+		"Dataflow's role for workers":        {[]string{grant("roles/dataflow.worker", orders)}, "has roles/dataflow.worker"},
+		"every bucket":                       {[]string{grant("roles/storage.objectUser", orders)}, "has roles/storage.objectUser"},
+		"every bucket, of no pipeline's":     {[]string{grant("roles/storage.objectUser", "other@acme-data.iam.gserviceaccount.com")}, ""},
+		"a role that is made somewhere else": {[]string{grant("projects/p/roles/unknown", orders)}, "has projects/p/roles/unknown"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := planned(t, tc.resources...)
+			p.Pipelines = []*pipeline.Pipeline{file}
+			var got []string
+			for _, v := range Check(p) {
+				if v.Rule == "pipelines-least" {
+					got = append(got, v.Message)
+				}
+			}
+			if tc.want == "" && len(got) > 0 || !strings.Contains(strings.Join(got, "\n"), tc.want) {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestWhatFilesAreTriggeredByArrives(t *testing.T) {
 	file, problems := pipeline.Parse("a.yaml", []byte(`
 name: a
@@ -224,6 +338,20 @@ workflow: {type: W, taskQueue: q}
 				}
 			}
 		})
+	}
+}
+
+func TestATopicThatAFileIsTriggeredByStays(t *testing.T) {
+	file, problems := pipeline.Parse("a.yaml", []byte("name: a\npurpose: Test.\nowner: me@example.com\non: [{pubsub: {topic: ready}}]\nworkflow: {type: W, taskQueue: q}\n"))
+	if problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	for policy, kept := range map[string]bool{"PREVENT": true, "DELETE": false} {
+		p := planned(t, resource(typeTopic, "t", `{"project":"p","name":"ready","deletion_policy":"`+policy+`"}`))
+		p.Pipelines = []*pipeline.Pipeline{file}
+		if broken := slices.ContainsFunc(Check(p), func(v Violation) bool { return v.Rule == "deletion-protection" }); broken == kept {
+			t.Errorf("deletion_policy %s: broken %v, want %v", policy, broken, !kept)
+		}
 	}
 }
 

@@ -1,6 +1,11 @@
 package policy
 
-import "slices"
+import (
+	"slices"
+	"strings"
+
+	"github.com/penstock/penstock/pipeline"
+)
 
 // safekeeping is about what must not go by accident, and what must be found.
 var safekeeping = []Rule{
@@ -27,6 +32,17 @@ var safekeeping = []Rule{
 			for _, r := range p.of(typeSecret) {
 				if r.get("deletion_protection") != true {
 					bad(r.Address, "Terraform may destroy it: set deletion_protection")
+				}
+			}
+			for _, r := range p.of(typeTopic) {
+				topic := "projects/" + r.text("project") + "/topics/" + r.text("name")
+				if (isDeadLetters(p, topic) || isSource(p, topic)) && r.text("deletion_policy") != "PREVENT" {
+					bad(r.Address, "Terraform may destroy it, and what is published to it then is lost: set deletion_policy to PREVENT")
+				}
+			}
+			for _, r := range p.of(typeRepository) {
+				if !isBuilt(p, r) && r.text("deletion_policy") != "PREVENT" {
+					bad(r.Address, "Terraform may destroy it, and the images that a rollback needs with it: set deletion_policy to PREVENT")
 				}
 			}
 			for _, r := range p.of(typeSubscription) {
@@ -67,4 +83,20 @@ func isRebuilt(p *Plan, bucket string) bool {
 func isDeadLetters(p *Plan, topic string) bool {
 	return slices.ContainsFunc(p.of(typeFunction), func(r *Resource) bool { return variable(r, "PENSTOCK_DEAD_LETTER_TOPIC") == topic }) ||
 		slices.ContainsFunc(p.of(typeSubscription), func(r *Resource) bool { return r.text("dead_letter_policy.0.dead_letter_topic") == topic })
+}
+
+// isSource says whether a file is triggered by a topic. A file names one of the deployment's own project by its ID.
+func isSource(p *Plan, topic string) bool {
+	return slices.ContainsFunc(p.Pipelines, func(of *pipeline.Pipeline) bool {
+		return slices.ContainsFunc(of.On, func(on pipeline.Trigger) bool {
+			return on.PubSub != nil && (on.PubSub.Topic == topic || !strings.Contains(on.PubSub.Topic, "/") && strings.HasSuffix(topic, "/topics/"+on.PubSub.Topic))
+		})
+	})
+}
+
+// isBuilt says whether Cloud Functions builds what is in a repository, so that it can be built again.
+func isBuilt(p *Plan, repository *Resource) bool {
+	return slices.ContainsFunc(p.of(typeFunction), func(r *Resource) bool {
+		return strings.HasSuffix(r.text("build_config.0.docker_repository"), "/repositories/"+repository.text("repository_id"))
+	})
 }

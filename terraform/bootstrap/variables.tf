@@ -35,6 +35,17 @@ variable "github" {
   default     = null
 }
 
+variable "github_id" {
+  description = "The number of that repository (`gh api repos/OWNER/NAME --jq .id`), which stays when it is renamed, and which nobody else can have: give it wherever the name could be registered again. Default: the repository is known by its name alone."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.github_id == null || can(regex("^[1-9][0-9]*$", var.github_id))
+    error_message = "github_id must be the repository's number: `gh api repos/OWNER/NAME --jq .id` says it."
+  }
+}
+
 variable "repository" {
   description = "The connected repository that Cloud Build builds, by full name. Default: none, and no triggers."
   type        = string

@@ -31,12 +31,13 @@ run "a_pipeline_reaches_what_its_file_tells" {
 
   assert {
     condition = output.pipelines["orders"].access.buckets == tomap({
-      landing = "read"  # its trigger
-      uploads = "read"  # its other trigger
-      schemas = "read"  # a parameter that does not say that it is written
-      rejects = "write" # one that does; that it may be read too takes nothing away
-      scratch = "write" # temporary files
-      archive = "write" # asked for
+      landing   = "read"  # its trigger
+      templates = "read"  # its templates
+      uploads   = "read"  # its other trigger
+      schemas   = "read"  # a parameter that does not say that it is written
+      rejects   = "write" # one that does; that it may be read too takes nothing away
+      scratch   = "write" # temporary files
+      archive   = "write" # asked for
     })
     error_message = "Buckets: ${jsonencode(output.pipelines["orders"].access.buckets)}"
   }
@@ -54,7 +55,16 @@ run "a_pipeline_reaches_what_its_file_tells" {
   }
   assert {
     condition     = toset(keys(google_storage_bucket_iam_member.templates)) == toset(["templates"])
-    error_message = "The worker reads templates, which a launch needs, and no other bucket of the files."
+    error_message = "The worker reads templates, which a launch needs, and no other bucket of the files; Google's own everybody reads."
+  }
+}
+
+run "a_build_reads_what_cloud_functions_copied" {
+  command = plan
+
+  assert {
+    condition     = google_project_iam_member.build_source.role == "roles/storage.objectViewer" && google_project_iam_member.build_source.condition[0].expression == "resource.name == 'projects/_/buckets/gcf-v2-sources-123456789012-us-central1' || resource.name.startsWith('projects/_/buckets/gcf-v2-sources-123456789012-us-central1/')"
+    error_message = "The build reads the bucket of sources, and no other: ${google_project_iam_member.build_source.condition[0].expression}"
   }
 }
 
@@ -71,6 +81,7 @@ run "a_pipeline_s_grants_are_on_resources" {
     purpose    = "Load orders."
     account    = "orders@acme-data.iam.gserviceaccount.com"
     worker     = "worker@acme-data.iam.gserviceaccount.com"
+    job_role   = "projects/acme-data/roles/penstock_prod_job"
     access     = { buckets = { landing = "read", clean = "write" }, datasets = { "acme-data.sales" = "write" } }
   }
 
@@ -83,8 +94,16 @@ run "a_pipeline_s_grants_are_on_resources" {
     error_message = "Input is read, output is written."
   }
   assert {
-    condition     = toset(keys(google_project_iam_member.this)) == toset(["roles/dataflow.worker", "roles/bigquery.jobUser", "roles/bigquery.readSessionUser"])
-    error_message = "On the project there is only what no smaller resource has: ${join(", ", keys(google_project_iam_member.this))}"
+    condition     = { for b, g in google_storage_bucket_iam_member.look : b => g.role } == { landing = "roles/storage.legacyBucketReader", clean = "roles/storage.legacyBucketReader" }
+    error_message = "Beam looks at each bucket before it uses it."
+  }
+  assert {
+    condition     = toset([for g in google_project_iam_member.this : g.role]) == toset(["projects/acme-data/roles/penstock_prod_job", "roles/bigquery.jobUser", "roles/bigquery.readSessionUser"])
+    error_message = "On the project there is only what no smaller resource has: ${join(", ", [for g in google_project_iam_member.this : g.role])}"
+  }
+  assert {
+    condition     = google_service_account.this[0].description == "Load orders."
+    error_message = "The account says what it is for: ${google_service_account.this[0].description}"
   }
 }
 
@@ -101,6 +120,7 @@ run "another_project_s_account_is_used_not_made" {
     purpose    = "Load orders."
     account    = "orders@elsewhere.iam.gserviceaccount.com"
     worker     = "worker@acme-data.iam.gserviceaccount.com"
+    job_role   = "projects/acme-data/roles/penstock_prod_job"
     access     = { buckets = { landing = "read" } }
   }
 
@@ -109,8 +129,31 @@ run "another_project_s_account_is_used_not_made" {
     error_message = "An account of another project is there already."
   }
   assert {
-    condition     = toset(keys(google_project_iam_member.this)) == toset(["roles/dataflow.worker"])
+    condition     = toset([for g in google_project_iam_member.this : g.role]) == toset(["projects/acme-data/roles/penstock_prod_job"])
     error_message = "Without datasets there are no roles of BigQuery."
+  }
+}
+
+run "a_long_purpose_is_cut_by_bytes" {
+  command = plan
+
+  module {
+    source = "./modules/pipeline"
+  }
+
+  variables {
+    project_id = "acme-data"
+    name       = "orders"
+    purpose    = join("", [for n in range(200) : "é"]) # two bytes each
+    account    = "orders@acme-data.iam.gserviceaccount.com"
+    worker     = "worker@acme-data.iam.gserviceaccount.com"
+    job_role   = "projects/acme-data/roles/penstock_prod_job"
+    access     = {}
+  }
+
+  assert {
+    condition     = google_service_account.this[0].description == join("", [for n in range(127) : "é"])
+    error_message = "The API takes 256 bytes, and no half character: ${length(google_service_account.this[0].description)}"
   }
 }
 
@@ -244,6 +287,26 @@ run "keys_are_rotated_by_a_rotator_of_their_own" {
   }
 }
 
+run "a_rotation_takes_as_long_as_it_is_asked_to" {
+  command = plan
+
+  variables {
+    temporal = {
+      address   = "us-central1.gcp.api.temporal.io:7233"
+      namespace = "pipelines.acme1"
+      rotation = {
+        first   = "2027-01-04T09:00:00Z"
+        rotator = { image = "us-docker.pkg.dev/acme/rotator@sha256:0f3a9c1d2b4e5f60718293a4b5c6d7e8f90112233445566778899aabbccddeef", owner = "one", cloud_owner = "two", retire = "90m" }
+      }
+    }
+  }
+
+  assert {
+    condition     = local.rotator_retire == 5400
+    error_message = "90m are 5400 s, not ${local.rotator_retire}."
+  }
+}
+
 run "a_rotator_that_is_in_trouble_is_noticed" {
   command = plan
 
@@ -262,7 +325,7 @@ run "a_rotator_that_is_in_trouble_is_noticed" {
     functions     = ["penstock-prod-storage"]
     subscriptions = []
     dead_letters  = "penstock-prod-dead-letters"
-    rotator       = "penstock-prod-rotator"
+    rotator       = { name = "penstock-prod-rotator", retire = 7200 }
   }
 
   assert {
@@ -275,6 +338,13 @@ run "a_rotator_that_is_in_trouble_is_noticed" {
       c.threshold_value == 3 && c.aggregations[0].alignment_period == "3600s"
     ])
     error_message = "One failure is no harm, several are; they come ten minutes apart."
+  }
+  assert {
+    condition = alltrue([
+      for c in google_monitoring_alert_policy.this["rotation-unacked"].conditions[0].condition_threshold :
+      c.threshold_value == 14400 && strcontains(c.filter, "subscription_id=\"penstock-prod-rotator\"")
+    ])
+    error_message = "A notice waits until the old key is deleted when all goes well, and no longer."
   }
 }
 
@@ -299,11 +369,32 @@ run "without_a_rotator_nothing_watches_one" {
   }
 
   assert {
-    condition     = length(setintersection(["rotation-failed", "rotation-due", "key-left"], output.alerts)) == 0 && length(google_logging_metric.rotation) == 0
+    condition     = length(setintersection(["rotation-unacked", "rotation-failed", "rotation-due", "key-left"], output.alerts)) == 0 && length(google_logging_metric.rotation) == 0
     error_message = "Watched: ${jsonencode(output.alerts)}"
   }
   assert {
     condition     = contains(output.alerts, "schedule-latency") && alltrue([for c in google_monitoring_alert_policy.this["schedule-latency"].conditions[0].condition_threshold : c.threshold_value == 60])
     error_message = "Watched: ${jsonencode(output.alerts)}"
+  }
+}
+
+run "github_is_known_by_what_nobody_else_can_have" {
+  command = plan
+
+  module {
+    source = "./bootstrap"
+  }
+
+  variables {
+    project_id     = "acme-data"
+    project_number = "123456789012"
+    state_bucket   = "acme-state"
+    github         = "acme/pipelines"
+    github_id      = "123456789"
+  }
+
+  assert {
+    condition     = module.federation[0].conditions["github"] == "assertion.repository_id == '123456789' && assertion.repository == 'acme/pipelines' && assertion.ref == 'refs/heads/main' && assertion.event_name != 'pull_request_target'"
+    error_message = "Let in: ${module.federation[0].conditions["github"]}"
   }
 }

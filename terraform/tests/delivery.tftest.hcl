@@ -36,6 +36,13 @@ run "each_source_is_delivered_once" {
     condition     = toset(keys(module.trigger["JobStatus"].eventarc_subscriptions)) == toset(["us-central1", "europe-west4"])
     error_message = "Each location of jobs has one trigger for their status."
   }
+  assert {
+    condition = alltrue([
+      for name in ["penstock-prod-storage-bucket-landing", "penstock-prod-pubsub-topic-ready", "penstock-prod-status-us-central1", "penstock-prod-status-europe-west4"] :
+      strcontains(module.observability[0].filters["oldest-unacked"], "\"${name}\"")
+    ])
+    error_message = "What waits is noticed in every subscription, those that Eventarc makes among them: ${module.observability[0].filters["oldest-unacked"]}"
+  }
 }
 
 run "patience_is_stated" {

@@ -126,3 +126,19 @@ run "a_substitution_of_google_s" {
 
   expect_failures = [var.substitutions]
 }
+
+run "a_github_repository_by_name_alone" {
+  command = plan
+
+  module {
+    source = "./bootstrap"
+  }
+
+  variables {
+    project_number = "123456789012"
+    github         = "acme/pipelines"
+    github_id      = "acme/pipelines"
+  }
+
+  expect_failures = [var.github_id]
+}

@@ -98,6 +98,10 @@ run "by_eventarc" {
     error_message = "A message comes from its own topic."
   }
   assert {
+    condition     = { for name, g in google_pubsub_subscription_iam_member.eventarc : name => "${g.role} ${g.member}" } == { for name in ["finalized-landing", "ready"] : name => "roles/pubsub.subscriber serviceAccount:service-123456789012@gcp-sa-pubsub.iam.gserviceaccount.com" }
+    error_message = "Pub/Sub may take messages off the subscriptions that Eventarc makes, to forward them."
+  }
+  assert {
     condition     = google_cloudfunctions2_function.this.service_config[0].direct_vpc_egress == "VPC_EGRESS_ALL_TRAFFIC"
     error_message = "Calls leave by the network where there is one."
   }

@@ -290,7 +290,7 @@ run "rotation_of_a_certificate" {
   command = plan
 
   variables {
-    temporal = { address = "us-central1.gcp.api.temporal.io:7233", namespace = "pipelines.acme1", authentication = "mtls", rotation = { first = "2027-01-04T09:00:00Z" } }
+    temporal = { address = "us-central1.gcp.api.temporal.io:7233", namespace = "pipelines.acme1", authentication = "mtls", rotation = { first = "2027-01-04T09:00:00Z" }, rotators = ["group:data-platform@example.com"] }
   }
 
   expect_failures = [var.temporal]
@@ -300,7 +300,17 @@ run "rotation_in_days" {
   command = plan
 
   variables {
-    temporal = { address = "us-central1.gcp.api.temporal.io:7233", namespace = "pipelines.acme1", rotation = { first = "2027-01-04T09:00:00Z", period = "90d" } }
+    temporal = { address = "us-central1.gcp.api.temporal.io:7233", namespace = "pipelines.acme1", rotation = { first = "2027-01-04T09:00:00Z", period = "90d" }, rotators = ["group:data-platform@example.com"] }
+  }
+
+  expect_failures = [var.temporal]
+}
+
+run "a_rotation_that_nobody_is_told_of" {
+  command = plan
+
+  variables {
+    temporal = { address = "us-central1.gcp.api.temporal.io:7233", namespace = "pipelines.acme1", rotation = { first = "2027-01-04T09:00:00Z" } }
   }
 
   expect_failures = [var.temporal]
@@ -503,7 +513,7 @@ run "an_objective_that_is_perfect" {
   command = plan
 
   variables {
-    observability = { slo = 1 }
+    observability = { slo = 0.99999 }
   }
 
   expect_failures = [var.observability]
@@ -554,6 +564,16 @@ run "one_account_for_two_pipelines" {
 
   variables {
     pipelines = "tests/pipelines/shared"
+  }
+
+  expect_failures = [terraform_data.pipelines]
+}
+
+run "temporary_files_that_go_anywhere" {
+  command = plan
+
+  variables {
+    pipelines = "tests/pipelines/no_temporary"
   }
 
   expect_failures = [terraform_data.pipelines]

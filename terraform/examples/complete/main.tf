@@ -10,6 +10,21 @@ locals {
   all_labels = merge(local.labels, { penstock_deployment = local.deployment, managed_by = "terraform" })
 }
 
+# What the modules beside Penstock's root need: it switches on the others, and takes from these two modules what they make.
+resource "google_project_service" "before" {
+  for_each = toset([
+    "artifactregistry.googleapis.com",
+    "cloudbuild.googleapis.com",
+    "cloudresourcemanager.googleapis.com",
+    "compute.googleapis.com",
+    "iam.googleapis.com",
+  ])
+
+  project            = var.project_id
+  service            = each.value
+  disable_on_destroy = false
+}
+
 module "penstock" {
   source = "../.."
 
@@ -90,10 +105,12 @@ module "network" {
   cidr       = "10.80.0.0/24"
   internet   = true # Temporal Cloud lets this one address in
   labels     = local.all_labels
+
+  depends_on = [google_project_service.before]
 }
 
 # Instead of scripts/bootstrap, which makes the same under the same names, with a state of its own: whoever ran that leaves this module out,
-# and names its deployer.
+# and names its deployer. What else it does is then to be done by hand, such as Google's service agents: docs/deploy.md has the commands.
 module "ci" {
   source = "../../modules/ci"
 
@@ -104,6 +121,8 @@ module "ci" {
   state_bucket = "acme-data-terraform-state"
 
   source_repository = { name = "projects/acme-data/locations/us-central1/connections/github/repositories/acme-pipelines" }
+
+  depends_on = [google_project_service.before]
 }
 
 # Whoever comes from outside Google Cloud comes with a token of their own: GitHub's jobs deploy, a loader on AWS announces returns.
@@ -116,8 +135,8 @@ module "federation" {
   identities = {
     github = {
       oidc      = { issuer = "https://token.actions.githubusercontent.com" }
-      mapping   = { "attribute.repository" = "assertion.repository" }
-      condition = "assertion.repository == 'acme/pipelines' && assertion.ref == 'refs/heads/main'"
+      mapping   = { "attribute.repository_id" = "assertion.repository_id" } # a name can be registered again by somebody else
+      condition = "assertion.repository_id == '123456789' && assertion.ref == 'refs/heads/main' && assertion.event_name != 'pull_request_target'"
     }
     aws = {
       aws       = { account = "123456789012" }
@@ -126,7 +145,7 @@ module "federation" {
   }
 
   impersonate = {
-    deploy = { account = module.ci.deployer.name, attribute = "repository", value = "acme/pipelines" }
+    deploy = { account = module.ci.deployer.name, attribute = "repository_id", value = "123456789" }
   }
 
   publish = {

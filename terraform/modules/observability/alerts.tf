@@ -114,6 +114,17 @@ locals {
       }
     },
     var.rotator == null ? {} : {
+      rotation-unacked = {
+        title     = "a notice to rotate a key waits"
+        severity  = "ERROR"
+        filter    = "resource.type=\"pubsub_subscription\" AND resource.labels.subscription_id=\"${var.rotator.name}\" AND metric.type=\"pubsub.googleapis.com/subscription/oldest_unacked_message_age\""
+        aligner   = "ALIGN_MAX"
+        reducer   = "REDUCE_MAX"
+        threshold = var.rotator.retire + 7200 # until then it waits when all goes well
+        duration  = "300s"
+        period    = "300s"
+        do        = "The rotator does not answer, or a rotation does not end: its log says why. The notice moves to the dead letters after about 16 hours, and the key in force goes on until it expires."
+      }
       rotation-failed = {
         title     = "an API key cannot be rotated"
         severity  = "ERROR"

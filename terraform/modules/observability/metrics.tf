@@ -150,7 +150,7 @@ resource "google_logging_metric" "rotation" {
   project     = var.project.id
   name        = "${var.name}-rotation"
   description = "What the rotator of API keys found: rotations that failed, and what is left to people."
-  filter      = "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"${var.rotator}\" AND jsonPayload.finding:*"
+  filter      = "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"${var.rotator.name}\" AND jsonPayload.finding:*"
 
   metric_descriptor {
     metric_kind  = "DELTA"

@@ -7,3 +7,8 @@ output "alerts" {
   description = "What is watched."
   value       = concat(keys(local.alerts), ["burn"])
 }
+
+output "filters" {
+  description = "What each alert looks at, by its name."
+  value       = { for name, a in local.alerts : name => a.filter }
+}

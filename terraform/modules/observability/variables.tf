@@ -32,7 +32,7 @@ variable "channels" {
 }
 
 variable "slo" {
-  description = "The share of deliveries that end decided, over 28 days: above 0, below 1."
+  description = "The share of deliveries that end decided, over 28 days: above 0, at most 0.9999."
   type        = number
 }
 
@@ -67,14 +67,17 @@ variable "functions" {
 }
 
 variable "subscriptions" {
-  description = "The names of the push subscriptions."
+  description = "The IDs of the subscriptions that deliver to functions, Eventarc's among them."
   type        = list(string)
 }
 
 variable "rotator" {
-  description = "The name of the service that rotates Temporal API keys, or null."
-  type        = string
-  default     = null
+  description = "The name of the service that rotates Temporal API keys, which is its subscription's too, and after how many seconds a rotation deletes the old key, until when its notice waits; or null."
+  type = object({
+    name   = string
+    retire = number
+  })
+  default = null
 }
 
 variable "dead_letters" {

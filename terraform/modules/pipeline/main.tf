@@ -13,7 +13,7 @@ resource "google_service_account" "this" {
   project      = var.project_id
   account_id   = local.parts.id
   display_name = "Penstock pipeline ${var.name}"
-  description  = substr(var.purpose, 0, 256)
+  description  = substr(var.purpose, 0, max(0, [for n in range(257) : n if length(base64encode(substr(var.purpose, 0, n))) <= 340]...)) # 255 bytes, whole characters: the API takes 256 bytes
 }
 
 resource "google_service_account_iam_member" "worker" {

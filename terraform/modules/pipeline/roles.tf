@@ -2,8 +2,10 @@
 locals {
   roles = {
     # Work items and metrics of jobs have no resource smaller than the project.
-    job = "roles/dataflow.worker"
+    job = var.job_role
 
+    # Beam and Dataflow look at a bucket before they use it (storage.buckets.get), which no role for objects allows.
+    any_bucket = "roles/storage.legacyBucketReader"
     bucket = {
       read  = "roles/storage.objectViewer"
       write = "roles/storage.objectUser" # Beam writes under a temporary name, lists, renames and deletes
@@ -20,12 +22,16 @@ locals {
     repository   = "roles/artifactregistry.reader"
   }
 
-  project_roles = concat([local.roles.job], length(var.access.datasets) > 0 ? local.roles.bigquery : [])
+  # By a name of their own: the job's is known after the apply only where it has just been made.
+  project_roles = merge(
+    { job = local.roles.job },
+    { for r in local.roles.bigquery : r => r if length(var.access.datasets) > 0 },
+  )
 }
 
 # Grants wait for the account that they are for.
 resource "google_project_iam_member" "this" {
-  for_each = toset(local.project_roles)
+  for_each = local.project_roles
 
   project = var.project_id
   role    = each.value
@@ -39,6 +45,16 @@ resource "google_storage_bucket_iam_member" "this" {
 
   bucket = each.key
   role   = local.roles.bucket[each.value]
+  member = local.member
+
+  depends_on = [google_service_account.this]
+}
+
+resource "google_storage_bucket_iam_member" "look" {
+  for_each = var.access.buckets
+
+  bucket = each.key
+  role   = local.roles.any_bucket
   member = local.member
 
   depends_on = [google_service_account.this]

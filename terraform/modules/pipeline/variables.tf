@@ -23,6 +23,11 @@ variable "worker" {
   type        = string
 }
 
+variable "job_role" {
+  description = "The full name of the role that the account gets on the project: what the machines of a job do, but for storage."
+  type        = string
+}
+
 variable "access" {
   description = <<-EOT
     What the pipeline's jobs may reach.

@@ -17,3 +17,8 @@ output "eventarc_subscriptions" {
   description = "The names of the subscriptions that Eventarc made for its triggers."
   value       = { for name, t in google_eventarc_trigger.this : name => one(flatten(t.transport[*].pubsub[*].subscription)) }
 }
+
+output "subscription_ids" {
+  description = "The IDs of all subscriptions that deliver to it, those that Eventarc made among them, by what they deliver."
+  value       = merge({ for name in keys(var.subscriptions) : name => "${var.name}-${name}" }, local.eventarc_subscriptions)
+}
