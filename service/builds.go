@@ -98,36 +98,66 @@ func (s *State) Close() error { return s.objects.Close() }
 
 // Settle makes home the deployment's home, and says whether it was before. Another home is an error that names both.
 func (s *State) Settle(ctx context.Context, home Home) (before bool, err error) {
-	name := s.deployment + "/deployment.json"
 	home.Version, home.Deployment = stateVersion, s.deployment
 	data, err := marshalState(home)
 	if err != nil {
 		return false, err
 	}
-	err = s.objects.Write(ctx, name, data, 0)
+	err = s.objects.Write(ctx, s.homeName(), data, 0)
 	if err == nil {
 		return false, nil
 	}
 	if !errors.Is(err, ledger.ErrChanged) {
 		return false, fmt.Errorf("write where deployment %s lives: %w", s.deployment, err)
 	}
-	data, _, err = s.objects.Read(ctx, name)
+	there, err := s.readHome(ctx)
 	if err != nil {
-		return false, fmt.Errorf("read where deployment %s lives: %w", s.deployment, err)
+		return false, err
 	}
+	return true, s.same(there, home)
+}
+
+// Lives says whether the deployment has a home, and that it is the project and the namespace of that name, without asking Temporal: for
+// whoever is about to point a deployment there. Another home is an error that names both.
+func (s *State) Lives(ctx context.Context, project, namespace string) (bool, error) {
+	there, err := s.readHome(ctx)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, s.same(there, Home{Project: project, Namespace: namespace})
+}
+
+func (s *State) homeName() string { return s.deployment + "/deployment.json" }
+
+func (s *State) readHome(ctx context.Context) (Home, error) {
 	var there Home
+	data, _, err := s.objects.Read(ctx, s.homeName())
+	if err != nil {
+		return there, fmt.Errorf("read where deployment %s lives: %w", s.deployment, err)
+	}
 	if err := unmarshalState(data, &there, &there.Version); err != nil {
-		return false, fmt.Errorf("read where deployment %s lives: %s: %w", s.deployment, s.objects.URL(name), err)
+		return there, fmt.Errorf("read where deployment %s lives: %s: %w", s.deployment, s.objects.URL(s.homeName()), err)
 	}
-	if there.Project != home.Project || there.Namespace != home.Namespace || there.NamespaceID != home.NamespaceID {
-		return false, fmt.Errorf("deployment %s lives in %s since %s, not in %s: two that share an ID and a project would take each other's jobs for their own or for a stranger's; "+
-			"give the new one another ID, or delete %s if the other is gone for good",
-			s.deployment, there.place(), there.Created.UTC().Format(time.RFC3339), home.place(), s.objects.URL(name))
+	return there, nil
+}
+
+// same is an error where home is not there. Without an ID, home's namespace goes by its name alone.
+func (s *State) same(there, home Home) error {
+	if there.Project == home.Project && there.Namespace == home.Namespace && (home.NamespaceID == "" || there.NamespaceID == home.NamespaceID) {
+		return nil
 	}
-	return true, nil
+	return fmt.Errorf("deployment %s lives in %s since %s, not in %s: two that share an ID and a project would take each other's jobs for their own or for a stranger's; "+
+		"give the new one another ID, or delete %s if the other is gone for good",
+		s.deployment, there.place(), there.Created.UTC().Format(time.RFC3339), home.place(), s.objects.URL(s.homeName()))
 }
 
 func (h Home) place() string {
+	if h.NamespaceID == "" {
+		return fmt.Sprintf("project %s, namespace %s", h.Project, h.Namespace)
+	}
 	return fmt.Sprintf("project %s, namespace %s (%s)", h.Project, h.Namespace, h.NamespaceID)
 }
 

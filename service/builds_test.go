@@ -112,6 +112,25 @@ func TestStateOfAnotherVersion(t *testing.T) {
 	}
 }
 
+// Before a deployment is pointed at a namespace, its ID may not be known yet.
+func TestWhereADeploymentLivesIsKnownByName(t *testing.T) {
+	s := newState(t)
+	if there, err := s.Lives(t.Context(), "acme", "default"); err != nil || there {
+		t.Errorf("before it is settled: %t, %v", there, err)
+	}
+	if _, err := s.Settle(t.Context(), Home{Project: "acme", Namespace: "default", NamespaceID: "uuid-1"}); err != nil {
+		t.Fatal(err)
+	}
+	if there, err := s.Lives(t.Context(), "acme", "default"); err != nil || !there {
+		t.Errorf("at home: %t, %v", there, err)
+	}
+	for _, other := range []Home{{Project: "acme", Namespace: "eu"}, {Project: "beta", Namespace: "default"}} {
+		if _, err := s.Lives(t.Context(), other.Project, other.Namespace); err == nil || !strings.Contains(err.Error(), "not in "+other.place()) {
+			t.Errorf("elsewhere: %v, want that it is not in %s", err, other.place())
+		}
+	}
+}
+
 func TestOneIDLivesOnceInAProject(t *testing.T) {
 	s := newState(t)
 	home := Home{Project: "acme", Namespace: "default", NamespaceID: "uuid-1", Created: time.Unix(0, 0).UTC(), By: "me"}

@@ -189,6 +189,13 @@ func (v *versions) work(ctx context.Context, d *workerDeployment, live []Build, 
 		if w.Pinned+w.Moving == 0 && w.Error == "" && w.Build != to && w.Build != d.current() {
 			continue
 		}
+		scaling := scaling
+		if w.Pinned > 0 && scaling == ScalingFixed {
+			// A pool that Temporal resizes may stand beside a fixed one, from when the worker was serverless.
+			if there, err := v.version(ctx, w.Build); err == nil && there.GetWorkerDeploymentVersionInfo().GetComputeConfig() != nil {
+				scaling = ScalingServerless
+			}
+		}
 		w.Fate = fate(w, slices.ContainsFunc(live, func(b Build) bool { return b.ID == w.Build }), to, scaling)
 		found = append(found, w)
 	}

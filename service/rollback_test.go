@@ -177,6 +177,28 @@ func TestRollbackOfServerlessWorkers(t *testing.T) {
 	})
 }
 
+// The runs of a build from when the worker was serverless end on it, whatever fixed build is current.
+func TestRollbackOfFixedWorkersBesideAServerlessPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now := time.Now()
+		d := newDeployments(map[string]*version{
+			"old": rested(t, "pool-old").is(isDraining, now.Add(-3*time.Hour)).has(2, 0),
+			"one": polling(now).is(isDrained, now.Add(-2*time.Hour)).has(1, 0),
+			"two": polling(now).is(isCurrent, now.Add(-time.Hour)).has(1, 0),
+		})
+		got, err := d.service().Rollback(t.Context(), back(newState(t, "old", "one", "two"), "one"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := got.work("old"); w.Fate != "those pinned end on it: keep its pool until it is drained" {
+			t.Errorf("of the serverless build: %+v", w)
+		}
+		if w := got.work("two"); w.Fate != "those pinned stand still while no worker of the build runs" {
+			t.Errorf("of the fixed build before: %+v", w)
+		}
+	})
+}
+
 // What cannot be counted does not keep anybody from going back.
 func TestRollbackWithoutVisibility(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

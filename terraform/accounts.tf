@@ -3,6 +3,9 @@ locals {
   labels = merge(var.labels, { penstock_deployment = var.deployment, managed_by = "terraform" })
 
   rotator = try(var.temporal.rotation.rotator, null)
+
+  # Also beside a fixed worker, as long as runs are pinned to what was serverless before.
+  resized = var.worker.scaling == "serverless" || anytrue([for b in var.builds : b.serverless])
 }
 
 # Who is who: each part has an account of its own, with the rights that it needs, on the resources that it needs them for. None has a key.
@@ -51,7 +54,7 @@ resource "google_service_account" "rotator" {
 }
 
 resource "google_service_account" "invoker" {
-  count = var.worker.scaling == "serverless" ? 1 : 0
+  count = local.resized ? 1 : 0
 
   project      = var.project.id
   account_id   = "${local.name}-invoker"
@@ -195,7 +198,7 @@ resource "google_project_iam_custom_role" "job" {
 
 # What Temporal's worker controller does to a pool, granted on each pool.
 resource "google_project_iam_custom_role" "scaler" {
-  count = var.worker.scaling == "serverless" ? 1 : 0
+  count = local.resized ? 1 : 0
 
   project     = var.project.id
   role_id     = "penstock_${var.deployment}_scaler"

@@ -182,7 +182,7 @@ module "worker" {
     email = google_service_account.worker.email
     id    = local.deployed_accounts["worker"]
   }
-  invoker = var.worker.scaling == "serverless" ? {
+  invoker = local.resized ? {
     email     = google_service_account.invoker[0].email
     id        = "${local.accounts}/${google_service_account.invoker[0].email}"
     role      = "projects/${var.project.id}/roles/${google_project_iam_custom_role.scaler[0].role_id}"

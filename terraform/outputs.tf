@@ -14,6 +14,8 @@ output "environment" {
     PENSTOCK_LOCATION                 = local.job_location
     TEMPORAL_ADDRESS                  = var.temporal.address
     TEMPORAL_NAMESPACE                = var.temporal.namespace
+    TEMPORAL_TLS_SERVER_CA_CERT_DATA  = var.temporal.server_ca
+    TEMPORAL_TLS_SERVER_NAME          = var.temporal.server_name
   }
 }
 
@@ -58,8 +60,16 @@ output "pipelines" {
 }
 
 output "eventarc_subscriptions" {
-  description = "The subscriptions that Eventarc made for its triggers, which keep an event for 24 hours. Terraform does not manage them."
+  description = "The subscriptions that Eventarc made for its triggers, which keep an event for 24 hours until scripts/deploy has given them dead letters. Terraform does not manage them."
   value       = { for name, t in module.trigger : name => t.eventarc_subscriptions if length(t.eventarc_subscriptions) > 0 }
+}
+
+output "eventarc_delivery" {
+  description = "What scripts/deploy gives those subscriptions after each apply: the dead-letter topic, how deliveries are tried again, and who forwards them."
+  value = merge(var.retry, {
+    dead_letter_topic = module.dead_letters.topic
+    forwarder         = "serviceAccount:service-${var.project.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
+  })
 }
 
 output "outage" {

@@ -384,9 +384,15 @@ variable "worker" {
 }
 
 variable "builds" {
-  description = "The builds of the worker that are alive: build ID to its image, by digest. One when the worker is fixed; when it is serverless, one for each build that may still have runs. scripts/deploy keeps this map."
+  description = <<-EOT
+    The builds of the worker that are alive: build ID to its image, by digest. One when the worker is fixed; when it is serverless, one for each
+    build that may still have runs. scripts/deploy keeps this map.
+      image       the image, by digest
+      serverless  beside a fixed one: from when the worker was serverless, and its pool stays for the runs that are pinned to it
+  EOT
   type = map(object({
-    image = string
+    image      = string
+    serverless = optional(bool, false)
   }))
 
   validation {
@@ -405,8 +411,13 @@ variable "builds" {
   }
 
   validation {
-    condition     = var.worker.scaling == "serverless" || length(var.builds) <= 1
-    error_message = "builds must have exactly one build while worker.scaling is fixed, as there is one pool: leave out the others, whose images stay in the registry for a rollback."
+    condition     = var.worker.scaling == "serverless" || length(var.builds) == 0 || length([for b in var.builds : b if !b.serverless]) == 1
+    error_message = "builds must have exactly one build that is not serverless while worker.scaling is fixed, as there is one pool: leave out the others, whose images stay in the registry for a rollback. Where the worker has been serverless, run scripts/deploy --scaling fixed, and let your folder's variable builds have the type of examples/minimal."
+  }
+
+  validation {
+    condition     = alltrue([for b in var.builds : !b.serverless]) || length(var.temporal.controllers) > 0
+    error_message = "builds has a serverless build, so temporal.controllers must still name the identities that Temporal resizes its pool with."
   }
 }
 

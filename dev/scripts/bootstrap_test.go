@@ -6,7 +6,10 @@ import (
 	"testing"
 )
 
-const applied = "terraform -chdir=ROOT/terraform/bootstrap apply -no-color -auto-approve -var=project_id=acme-data -var=project_number=123456789012 -var=region=us-central1 -var=deployment=prod -var=state_bucket=acme-data-terraform-state -var=branch=main"
+const (
+	planned = "terraform -chdir=ROOT/terraform/bootstrap plan -no-color -input=false -out=ROOT/.penstock/deploy/prod/bootstrap-plan -var=project_id=acme-data -var=project_number=123456789012 -var=region=us-central1 -var=deployment=prod -var=state_bucket=acme-data-terraform-state -var=branch=main"
+	applied = "terraform -chdir=ROOT/terraform/bootstrap apply -no-color ROOT/.penstock/deploy/prod/bootstrap-plan"
+)
 
 func agents() []string {
 	return []string{
@@ -30,7 +33,10 @@ func TestBootstrapAnEmptyOrganization(t *testing.T) {
 	wantCalls(t, got, append(want,
 		"gcloud storage buckets create gs://acme-data-terraform-state --project=acme-data --location=us-central1 --uniform-bucket-level-access --public-access-prevention --soft-delete-duration=30d",
 		"gcloud storage buckets update gs://acme-data-terraform-state --versioning",
-		applied+" -var=github=acme/pipelines -var=repository=projects/p/r -var=canary=gs://b/*.csv")...)
+		applied)...)
+	if want := planned + " -var=github=acme/pipelines -var=repository=projects/p/r -var=canary=gs://b/*.csv"; !slices.Contains(r.calls, want) {
+		t.Errorf("it does not call\n  %s\nbut\n  %s", want, strings.Join(r.calls, "\n  "))
+	}
 	r.wantSaid(t, "export PENSTOCK_STATE_BUCKET=acme-data-terraform-state", "penstock-prod-deployer@acme-data.iam.gserviceaccount.com")
 }
 
@@ -44,6 +50,28 @@ func TestASecondBootstrapChangesNothing(t *testing.T) {
 	// Google's own commands for service agents, and Terraform, do nothing where nothing is to do.
 	wantCalls(t, r.changes(), append(agents(), applied)...)
 	r.wantSaid(t, "project acme-data is there", "APIs are on", "is there, versioned and never public", "billing account 01AB is linked")
+}
+
+func TestABootstrapThatForgetsAnOptionDeletesNothing(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "bootstrap")
+	args := []string{"--yes", "--create", "folders/42", "acme-data"}
+	y.run(t, nil, "bootstrap", append([]string{"--github", "acme/pipelines"}, args...)...).wantStatus(t, 0)
+	r := y.run(t, nil, "bootstrap", args...)
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "the plan deletes module.federation[0]: give the options")
+	wantCalls(t, r.changes(), agents()...)
+}
+
+func TestABootstrapThatNobodyAgreesTo(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "bootstrap")
+	r := y.run(t, nil, "bootstrap", "--create", "folders/42", "acme-data")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "--yes applies without")
+	if slices.Contains(r.calls, applied) {
+		t.Error("it is applied though nobody agreed")
+	}
 }
 
 func TestADryBootstrapOnlyAsks(t *testing.T) {

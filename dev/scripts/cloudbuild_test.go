@@ -68,7 +68,7 @@ func TestCloudBuild(t *testing.T) {
 	var ids []string
 	for _, s := range b.Steps {
 		ids = append(ids, s.ID)
-		pinned := regexp.MustCompile(`^[a-z0-9./-]+(@sha256:[0-9a-f]{64}|:[0-9]+\.[0-9]+\.[0-9]+(-[a-z]+)?)$`)
+		pinned := regexp.MustCompile(`^[a-z0-9./-]+(@sha256:[0-9a-f]{64}|:v?[0-9]+\.[0-9]+\.[0-9]+(-[a-z]+)?)$`)
 		if !pinned.MatchString(s.Name) {
 			t.Errorf("step %s: the image %s has neither a digest nor a version", s.ID, s.Name)
 		}
@@ -84,7 +84,11 @@ func TestCloudBuild(t *testing.T) {
 			if len(s.Args) != 1 || !strings.Contains(string(makefile), "\n"+s.Args[0]+": ") {
 				t.Errorf("step %s: make has no target %q", s.ID, s.Args)
 			}
-		case s.ID == "terraform": // puts a program where the others find it
+		case s.Entrypoint == "cp": // puts a program where the others find it
+			name := strings.ToUpper(s.ID) + "=/tools/" + s.ID
+			if want := []string{"/bin/" + s.ID, "/tools/" + s.ID}; !slices.Equal(s.Args, want) || !slices.Contains(b.Options.Env, name) {
+				t.Errorf("step %s: cp %q, which the scripts are not told of by %s", s.ID, s.Args, name)
+			}
 		default:
 			t.Errorf("step %s: %s is neither a script nor make, so that no laptop can do it", s.ID, s.Entrypoint)
 		}
@@ -93,8 +97,11 @@ func TestCloudBuild(t *testing.T) {
 			t.Errorf("step %s: it does not say which action, of which deployment: %q", s.ID, s.Args)
 		}
 	}
-	if want := []string{"terraform", "lint", "test", "test-terraform", "image", "functions", "apply", "setup", "smoke"}; !slices.Equal(ids, want) {
+	if want := []string{"terraform", "shellcheck", "lint", "test", "test-terraform", "image", "functions", "apply", "setup", "smoke"}; !slices.Equal(ids, want) {
 		t.Errorf("steps %q, want %q", ids, want)
+	}
+	if !slices.Contains(b.Options.Env, "BUILD_ID=$BUILD_ID") {
+		t.Errorf("scripts/deploy is not told which build its steps are of, so no failed smoke test would go back: %q", b.Options.Env)
 	}
 	if b.Substitutions["_ACTION"] != "plan" {
 		t.Errorf("without a word the action is %q; it must be plan, which changes nothing", b.Substitutions["_ACTION"])

@@ -1,6 +1,8 @@
 package scripts
 
 import (
+	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,13 +34,20 @@ func TestADeploymentDoesOneThingAfterTheOther(t *testing.T) {
 		"penstock lint ROOT/deploy/prod/pipelines",
 		"stage-functions -pipelines ROOT/deploy/prod/pipelines -zip "+kept+"/functions",
 		folder+"output -json",
+		folder+"state pull", // what the pool runs
+		"penstock builds list --tfvars",
 		folder+"plan -no-color -detailed-exitcode -out="+kept+"/plan -var-file="+kept+"/builds.tfvars.json "+archive,
+		folder+"show -json "+kept+"/plan", // whether it would do harm
+		"penstock setup --check",
 		"penstock builds add "+newBuild+" --image "+newImage, // before there is a pool of it
 		folder+"apply -no-color "+kept+"/plan",
+		folder+"output -json", // which subscriptions Eventarc has made
 		folder+"output -json",
+		folder+"state pull",
 		"gcloud secrets versions access latest --secret=penstock-prod-temporal-api-key --project=acme-data",
 		"penstock setup --build "+newBuild+" --deployment-name penstock-prod --scaling fixed -o json",
 		folder+"output -json",
+		folder+"state pull",
 		"smoke --pipelines ROOT/deploy/prod/pipelines gs://acme-landing/canary/*.csv",
 	)
 	if got := y.read("connections"); got != "connected to temporal:7233 of acme-data with the-key" {
@@ -121,6 +130,81 @@ func TestAnInterruptedSetupPutsTheOldBuildBack(t *testing.T) {
 	}
 }
 
+// Whoever tries the smoke test again, on another day, has made no build current that there could be anything to go back from.
+func TestASmokeTestAloneRollsNothingBack(t *testing.T) {
+	t.Parallel()
+	for _, scaling := range []string{"fixed", "serverless"} {
+		y := newYard(t, "deploy")
+		y.outputs(t, scaling)
+		y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+		r := y.run(t, []string{"FAILS=smoke"}, "deploy", "--yes", "--canary", "gs://acme-landing/canary/*.csv", "smoke")
+		r.wantStatus(t, 1)
+		r.wantSaid(t, "Nothing is rolled back")
+		wantCalls(t, r.changes(), "smoke --pipelines ROOT/deploy/prod/pipelines gs://acme-landing/canary/*.csv")
+		// Nor has one that setup finds current.
+		r = y.run(t, []string{"FAILS=smoke"}, "deploy", "--yes", "--canary", "gs://acme-landing/canary/*.csv")
+		r.wantStatus(t, 1)
+		r.wantSaid(t, "Nothing is rolled back")
+		if y.read("current") != newBuild || !strings.Contains(y.read("applied"), newBuild) {
+			t.Errorf("%s: current %s, applied %s", scaling, y.read("current"), y.read("applied"))
+		}
+	}
+}
+
+func TestTheStepsOfOneBuildOfCIAreOneRun(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	deploy := func(build, fails string, steps ...string) result {
+		return y.run(t, []string{"FAILS=" + fails, "BUILD_ID=" + build}, "deploy", append([]string{"--yes", "--canary", "gs://acme-landing/canary/*.csv"}, steps...)...)
+	}
+	deploy("1", "", "image", "functions", "apply").wantStatus(t, 0)
+	deploy("1", "", "setup").wantStatus(t, 0)
+	deploy("2", "smoke", "smoke").wantSaid(t, "Nothing is rolled back")
+	if got := y.read("current"); got != newBuild {
+		t.Errorf("after another build's smoke test, build %s is current", got)
+	}
+	deploy("1", "smoke", "smoke").wantSaid(t, "Build 0ld is current again")
+	if y.read("current") != oldBuild || strings.Contains(y.read("applied"), newBuild) {
+		t.Errorf("current %s, in the pool %s", y.read("current"), y.read("applied"))
+	}
+}
+
+func TestASmokeTestThatIsAskedForInAWrongWayRollsNothingBack(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	r := y.run(t, []string{"FAILS=usage"}, "deploy", "--yes", "--canary", "gs://acme-landing/{date}/*.csv")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "the smoke test was not made")
+	if y.read("current") != newBuild || !strings.Contains(y.read("applied"), newBuild) {
+		t.Errorf("current %s, in the pool %s", y.read("current"), y.read("applied"))
+	}
+}
+
+// What apply noted of the pool before is of no use once the new build is current.
+func TestASetupThatIsTriedAgainPutsNothingBack(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	r := y.run(t, []string{"FAILS=setup"}, "deploy", "--yes", "setup")
+	r.wantStatus(t, 1)
+	if y.read("current") != newBuild || !strings.Contains(y.read("applied"), newBuild) {
+		t.Errorf("current %s, in the pool %s: nobody works", y.read("current"), y.read("applied"))
+	}
+}
+
+// What was put back is the build that the next attempt has to put back, too, whatever the outputs of the last whole apply say.
+func TestAnotherBuildThatFailsPutsTheCurrentOneBack(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	for _, digest := range []string{newDigest, strings.Repeat("3", 64)} {
+		r := y.run(t, []string{"FAILS=setup"}, "deploy", "--yes", "--image", "registry/images/worker@sha256:"+digest)
+		r.wantStatus(t, 1)
+		if got, want := y.pools(t), (map[string]string{oldBuild: "penstock-prod-worker"}); !maps.Equal(got, want) || y.read("current") != oldBuild {
+			t.Errorf("the pools are %v, want %v; current %s", got, want, y.read("current"))
+		}
+	}
+}
+
 // The next attempt finds the new build in the pool, and cannot know which was there before.
 func TestAFailedSetupSaysThatThePoolRunsWhatIsNotCurrent(t *testing.T) {
 	t.Parallel()
@@ -156,6 +240,145 @@ func TestAServerlessBuildIsRegisteredWithItsOwnPool(t *testing.T) {
 	want := "penstock setup --build " + newBuild + " --deployment-name penstock-prod --scaling serverless --pool-project acme-data --region us-central1 --pool penstock-prod-worker-" + newBuild + " --invoker invoker@acme --max 10 -o json"
 	if !slices.Contains(r.calls, want) {
 		t.Errorf("it does not call\n  %s\nbut\n  %s", want, strings.Join(r.changes(), "\n  "))
+	}
+}
+
+// A run ends on the build that it began on, and the current build is needed until another is.
+func TestFromServerlessToFixedThePoolsStay(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		fails, said, current string
+	}{
+		{"", "an event came through", newBuild},
+		{"setup", "has not been made current", oldBuild},
+		{"smoke", "Build 0ld is current again", oldBuild},
+	} {
+		y := newYard(t, "deploy")
+		y.outputs(t, "serverless")
+		y.folder(t, "fixed")
+		r := y.run(t, []string{"FAILS=" + tc.fails}, "deploy", "--yes", "--scaling", "fixed", "--canary", "gs://acme-landing/canary/*.csv")
+		r.wantSaid(t, tc.said)
+		if got := y.read("current"); got != tc.current {
+			t.Errorf("%q fails: build %s is current", tc.fails, got)
+		}
+		// The serverless build was in no shared pool, so it is not put into one.
+		pools := y.pools(t)
+		if want := map[string]string{oldBuild: "penstock-prod-worker-0ld", newBuild: "penstock-prod-worker"}; !maps.Equal(pools, want) {
+			t.Errorf("%q fails: the pools are %v, want %v", tc.fails, pools, want)
+		}
+		if setup := "penstock setup --build " + newBuild + " --deployment-name penstock-prod --scaling fixed -o json"; !slices.Contains(r.calls, setup) {
+			t.Errorf("it does not call %s", setup)
+		}
+	}
+}
+
+func TestAfterServerlessAFixedPoolIsPutBackBesideTheOthers(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.outputs(t, "serverless")
+	y.folder(t, "fixed")
+	y.run(t, nil, "deploy", "--yes", "--scaling", "fixed").wantStatus(t, 0)
+	other := strings.Repeat("3", 64)
+	y.write(t, "digest", other)
+	r := y.run(t, []string{"FAILS=setup"}, "deploy", "--yes", "--image", "registry/images/worker@sha256:"+other)
+	r.wantStatus(t, 1)
+	if got, want := y.pools(t), (map[string]string{oldBuild: "penstock-prod-worker-0ld", newBuild: "penstock-prod-worker"}); !maps.Equal(got, want) {
+		t.Errorf("the pools are %v, want %v", got, want)
+	}
+
+	// Once it is drained, and off the list, its pool goes.
+	y.write(t, "live.json", `{"builds": {"`+newBuild+`": {"image": "`+newImage+`"}}}`)
+	y.run(t, nil, "deploy", "--yes", "--image", newImage).wantStatus(t, 0)
+	if got, want := y.pools(t), (map[string]string{newBuild: "penstock-prod-worker"}); !maps.Equal(got, want) {
+		t.Errorf("the pools are %v, want %v", got, want)
+	}
+}
+
+// The image is the same from the same sources, whatever the form.
+func TestFromServerlessToFixedTheSameImageIsAnotherBuild(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.outputs(t, "serverless")
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	y.folder(t, "fixed")
+	for range 2 {
+		y.run(t, nil, "deploy", "--yes", "--scaling", "fixed").wantStatus(t, 0)
+		if got, want := y.pools(t), (map[string]string{oldBuild: "penstock-prod-worker-0ld", newBuild: "penstock-prod-worker-" + newBuild, newBuild + "-f": "penstock-prod-worker"}); !maps.Equal(got, want) {
+			t.Errorf("the pools are %v, want %v", got, want)
+		}
+		if got := y.read("current"); got != newBuild+"-f" {
+			t.Errorf("build %s is current", got)
+		}
+	}
+}
+
+func TestAPoolOfALiveBuildIsNeverDeleted(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		args []string
+		old  bool
+		said string
+	}{
+		"the change of form is not named":               {nil, false, "not serverless while worker.scaling is fixed"},
+		"nor known to an older folder":                  {nil, true, "exactly one build"},
+		"one build alone, in an older folder":           {[]string{"--build", oldBuild}, true, "deletes the pools of live builds (0ld)"},
+		"one build alone, in an older folder, a plan":   {[]string{"--build", oldBuild, "--action", "plan"}, true, "deletes the pools of live builds (0ld)"},
+		"it is named, and not known to an older folder": {[]string{"--scaling", "fixed"}, true, "exactly one build"},
+	} {
+		y := newYard(t, "deploy")
+		y.outputs(t, "serverless")
+		y.folder(t, "fixed")
+		if tc.old {
+			y.write(t, "old-folder", "")
+		}
+		r := y.run(t, nil, "deploy", append([]string{"--yes"}, tc.args...)...)
+		if r.status != 1 || !strings.Contains(r.output, tc.said) {
+			t.Errorf("%s: status %d, it said\n%s", name, r.status, r.output)
+		}
+		if got, want := y.pools(t), (map[string]string{oldBuild: "penstock-prod-worker-0ld"}); !maps.Equal(got, want) || y.read("current") != oldBuild {
+			t.Errorf("%s: the pools are %v, want %v; current %s", name, got, want, y.read("current"))
+		}
+	}
+}
+
+func TestFromFixedToServerlessItIsSaidThatThePoolIsGone(t *testing.T) {
+	t.Parallel()
+	for _, fails := range []string{"setup", "smoke"} {
+		y := newYard(t, "deploy")
+		y.folder(t, "serverless")
+		r := y.run(t, []string{"FAILS=" + fails}, "deploy", "--yes", "--scaling", "serverless", "--canary", "gs://acme-landing/canary/*.csv")
+		r.wantStatus(t, 1)
+		r.wantSaid(t, "build 0ld had a fixed pool, which may be gone", "scripts/deploy --scaling fixed --build 0ld")
+		if slices.ContainsFunc(r.calls, func(c string) bool { return strings.HasPrefix(c, "penstock rollback") }) {
+			t.Errorf("%s fails: it waits for a worker that nobody starts", fails)
+		}
+	}
+}
+
+// pools are those that there are, by build.
+func (y *yard) pools(t *testing.T) map[string]string {
+	t.Helper()
+	var pools map[string]string
+	if err := json.Unmarshal([]byte(y.read("pools.json")), &pools); err != nil {
+		t.Fatal(err)
+	}
+	return pools
+}
+
+// Functions that have begun to use another namespace would start what runs in the first.
+func TestADeploymentThatLivesElsewhereIsToldBeforeTheApply(t *testing.T) {
+	t.Parallel()
+	for _, action := range []string{"apply", "plan"} {
+		y := newYard(t, "deploy")
+		y.write(t, "namespace", "other")
+		r := y.run(t, nil, "deploy", "--yes", "--sign", "never", "--action", action)
+		r.wantStatus(t, 1)
+		r.wantSaid(t, "deployment prod lives in project acme-data, namespace pipelines, not in other", "Nothing has been changed")
+		for _, call := range r.changes() {
+			if !strings.HasPrefix(call, "crane push") {
+				t.Errorf("%s: it calls %s", action, call)
+			}
+		}
 	}
 }
 
@@ -311,6 +534,112 @@ func TestARotatorThatIsAddedWaitsForItsOwnKey(t *testing.T) {
 	}
 }
 
+func TestATemporalOfOnesOwnIsReachedByItsNameAndAuthority(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.write(t, "temporal.json", `{"environment": {"TEMPORAL_TLS_SERVER_NAME": "temporal.internal", "TEMPORAL_TLS_SERVER_CA_CERT_DATA": "-----BEGIN\nabc=\n-----END\n"},
+		"secrets": ["penstock-prod-temporal-client-certificate", "penstock-prod-temporal-client-key"]}`)
+	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
+	if got := y.read("tls"); got != "server temporal.internal, signed by -----BEGIN\nabc=\n-----END" {
+		t.Errorf("setup connects to %q", got)
+	}
+	if got := y.read("mtls"); got != "the-key, the-key" {
+		t.Errorf("setup's certificate and key are %q", got)
+	}
+
+	// What the caller has set goes before, and is not joined by another that the client would refuse.
+	y.write(t, "mine", "my authority")
+	y.run(t, []string{"TEMPORAL_TLS_SERVER_CA_CERT_PATH=" + filepath.Join(y.world, "mine")}, "deploy", "--yes", "setup").wantStatus(t, 0)
+	if got := y.read("tls"); got != "server temporal.internal, signed by my authority" {
+		t.Errorf("setup connects to %q", got)
+	}
+}
+
+func TestASecretThatCannotBeReadEndsSetup(t *testing.T) {
+	t.Parallel()
+	for _, secret := range []string{"api-key", "client-certificate", "client-key"} {
+		y := newYard(t, "deploy")
+		y.write(t, "temporal.json", `{"secrets": ["penstock-prod-temporal-`+secret+`"]}`)
+		r := y.run(t, []string{"FAILS=access"}, "deploy", "--yes")
+		r.wantStatus(t, 1)
+		r.wantSaid(t, "cannot read the secret penstock-prod-temporal-"+secret)
+		if y.read("current") != oldBuild || strings.Contains(y.read("applied"), newBuild) {
+			t.Errorf("without its %s, current %s, in the pool %s", secret, y.read("current"), y.read("applied"))
+		}
+		if got := y.read("connections"); got != "" {
+			t.Errorf("without its %s, setup %s", secret, got)
+		}
+	}
+}
+
+// eventarc has the next apply make two triggers, whose subscriptions are as Eventarc makes them.
+func (y *yard) eventarc(t *testing.T) {
+	t.Helper()
+	y.write(t, "eventarc.json", `{"subscriptions": {"JobStatus": {"us-central1": "projects/acme-data/subscriptions/eventarc-us-sub-1"}, "EventTrigger": {"audit": "projects/acme-data/subscriptions/eventarc-us-sub-2"}},
+		"delivery": {"attempts": 100, "minimum_backoff": 10, "maximum_backoff": 600, "ack_deadline": 90, "retention": 604800, "dead_letter_topic": "projects/acme-data/topics/dead", "forwarder": "serviceAccount:pubsub-agent"}}`)
+	y.write(t, "subscriptions.json", `[
+		{"name": "projects/acme-data/subscriptions/eventarc-us-sub-1", "ackDeadlineSeconds": 10, "messageRetentionDuration": "86400s", "expirationPolicy": {}, "retryPolicy": {"minimumBackoff": "10s", "maximumBackoff": "600s"}},
+		{"name": "projects/acme-data/subscriptions/eventarc-us-sub-2", "ackDeadlineSeconds": 600, "messageRetentionDuration": "86400s", "expirationPolicy": {"ttl": "2678400s"}},
+		{"name": "projects/acme-data/subscriptions/somebody-elses", "ackDeadlineSeconds": 10}]`)
+}
+
+func TestEventarcsSubscriptionsGetDeadLetters(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.eventarc(t)
+	r := y.run(t, nil, "deploy", "--yes")
+	r.wantStatus(t, 0)
+	const grant, update = "gcloud pubsub subscriptions add-iam-policy-binding projects/acme-data/subscriptions/", "gcloud pubsub subscriptions update projects/acme-data/subscriptions/"
+	const dead = " --dead-letter-topic=projects/acme-data/topics/dead --max-delivery-attempts=100 --message-retention-duration=604800s"
+	var got []string
+	for _, call := range r.changes() {
+		if strings.HasPrefix(call, "gcloud pubsub") {
+			got = append(got, call)
+		}
+	}
+	slices.SortStableFunc(got, func(a, b string) int { return strings.Compare(strings.Fields(a)[4], strings.Fields(b)[4]) })
+	wantCalls(t, got,
+		// First the right to forward, then whereto.
+		grant+"eventarc-us-sub-1 --member=serviceAccount:pubsub-agent --role=roles/pubsub.subscriber",
+		update+"eventarc-us-sub-1"+dead+" --ack-deadline=90",
+		grant+"eventarc-us-sub-2 --member=serviceAccount:pubsub-agent --role=roles/pubsub.subscriber",
+		update+"eventarc-us-sub-2"+dead+" --min-retry-delay=10s --max-retry-delay=600s --expiration-period=never",
+	)
+
+	r = y.run(t, nil, "deploy", "--yes")
+	r.wantStatus(t, 0)
+	for _, call := range r.changes() {
+		if strings.HasPrefix(call, "gcloud pubsub") {
+			t.Errorf("the second run calls %s", call)
+		}
+	}
+}
+
+func TestWithoutDeadLettersNoBuildIsMadeCurrent(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, "deploy")
+	y.eventarc(t)
+	r := y.run(t, []string{"FAILS=grant"}, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "add-iam-policy-binding projects/acme-data/subscriptions/", "PERMISSION_DENIED", "have not all been given dead letters")
+	if strings.Contains(y.read("subscriptions.json"), "deadLetterTopic") {
+		t.Error("a subscription has a dead-letter topic that nobody may forward to, so that all looks well")
+	}
+	if y.read("current") != oldBuild || strings.Contains(y.read("applied"), newBuild) {
+		t.Errorf("current %s, in the pool %s", y.read("current"), y.read("applied"))
+	}
+	// What was left is done though there is nothing to apply any more.
+	y.run(t, nil, "deploy", "--yes", "image", "functions", "apply").wantStatus(t, 0)
+	if got := y.read("subscriptions.json"); strings.Count(got, "projects/acme-data/topics/dead") != 2 {
+		t.Errorf("the subscriptions are %s", got)
+	}
+
+	y.write(t, "subscriptions.json", "[]")
+	r = y.run(t, nil, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "Pub/Sub has no subscription projects/acme-data/subscriptions/eventarc-us-sub-")
+}
+
 func TestNobodyIsAskedInCI(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, "deploy")
@@ -346,6 +675,7 @@ func TestTheFirstApplyWaitsForCredentials(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, "deploy")
 	y.write(t, "outputs.json", "{}")
+	y.write(t, "pools.json", "{}")
 	y.write(t, "state.json", `{"resources": [{"type": "google_secret_manager_secret", "module": "module.penstock.module.temporal_connection", "instances": [{"attributes": {"project": "acme-data", "secret_id": "penstock-prod-temporal-api-key"}}]}]}`)
 	r := y.run(t, nil, "deploy", "--yes")
 	r.wantStatus(t, 1)
@@ -354,6 +684,13 @@ func TestTheFirstApplyWaitsForCredentials(t *testing.T) {
 		t.Error("functions and worker were made before there are credentials to mount")
 	}
 	y.write(t, "versions", "1")
+	// That it cannot be asked is not that there is none.
+	r = y.run(t, []string{"FAILS=versions"}, "deploy", "--yes")
+	r.wantStatus(t, 1)
+	r.wantSaid(t, "Permission 'secretmanager.versions.list' denied")
+	if strings.Contains(r.output, "versions add") {
+		t.Errorf("it takes a failed call for a secret without a version:\n%s", r.output)
+	}
 	y.run(t, nil, "deploy", "--yes").wantStatus(t, 0)
 	if got := y.read("current"); got != newBuild {
 		t.Errorf("build %s is current", got)

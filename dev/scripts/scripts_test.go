@@ -91,7 +91,9 @@ func newYard(t *testing.T, scripts ...string) *yard {
 	}
 	y.write(t, "digest", newDigest)
 	y.write(t, "rotator-digest", rotatorDigest)
-	y.write(t, "worker.json", `{"deployment_name": "penstock-prod", "scaling": "fixed"}`)
+	y.write(t, "state.json", `{"resources": []}`)
+	y.write(t, "temporal.json", "{}")
+	y.write(t, "eventarc.json", "{}")
 	y.write(t, "live.json", `{"builds": {"0ld": {"image": "registry/worker@sha256:0ld"}}}`)
 	y.write(t, "current", oldBuild+"\n")
 	y.write(t, "applied", `{"builds": {"0ld": {"image": "registry/worker@sha256:0ld"}}}`)
@@ -121,9 +123,20 @@ func (y *yard) read(name string) string {
 // outputs has the last apply have been of a worker of that form.
 func (y *yard) outputs(t *testing.T, scaling string) {
 	t.Helper()
-	y.write(t, "worker.json", `{"deployment_name": "penstock-prod", "scaling": "`+scaling+`"}`)
+	y.folder(t, scaling)
+	pool, compute := "penstock-prod-worker", "null"
+	if scaling == "serverless" {
+		pool, compute = "penstock-prod-worker-0ld", `{"0ld": {"worker_pool": "penstock-prod-worker-0ld"}}`
+	}
+	y.write(t, "pools.json", `{"0ld": "`+pool+`"}`)
 	y.write(t, "outputs.json", `{"penstock": {"value": {"deployment": "prod", "environment": {"GOOGLE_CLOUD_PROJECT": "acme-data", "TEMPORAL_ADDRESS": "temporal:7233"},
-		"secrets": ["penstock-prod-temporal-api-key"], "worker": {"scaling": "`+scaling+`", "deployment_name": "penstock-prod", "pools": {"0ld": "penstock-prod-worker"}, "compute": null}}}}`)
+		"secrets": ["penstock-prod-temporal-api-key"], "worker": {"scaling": "`+scaling+`", "deployment_name": "penstock-prod", "pools": {"0ld": "`+pool+`"}, "compute": `+compute+`}}}}`)
+}
+
+// folder has the Terraform folder ask for a worker of that form.
+func (y *yard) folder(t *testing.T, scaling string) {
+	t.Helper()
+	y.write(t, "worker.json", `{"deployment_name": "penstock-prod", "scaling": "`+scaling+`"}`)
 }
 
 // result is what a script did.
@@ -166,10 +179,14 @@ func (y *yard) run(t *testing.T, env []string, script string, args ...string) re
 func (r result) changes() []string {
 	var changes []string
 	for _, call := range r.calls {
+		if call == "penstock setup --check" {
+			continue
+		}
 		for _, prefix := range []string{
 			"crane push", "cosign sign", "cosign attest", "terraform -chdir=ROOT/deploy/prod apply", "terraform -chdir=ROOT/terraform/bootstrap apply",
 			"penstock builds add", "penstock setup", "penstock rollback", "smoke",
 			"gcloud projects create", "gcloud billing projects link", "gcloud services enable", "gcloud storage service-agent", "gcloud beta services identity create",
+			"gcloud pubsub subscriptions update", "gcloud pubsub subscriptions add-iam-policy-binding",
 			"gcloud storage buckets create", "gcloud storage buckets update",
 		} {
 			if strings.HasPrefix(call, prefix) {

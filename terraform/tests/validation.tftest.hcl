@@ -436,6 +436,19 @@ run "two_builds_in_one_pool" {
   expect_failures = [var.builds]
 }
 
+run "a_serverless_build_that_nobody_scales" {
+  command = plan
+
+  variables {
+    builds = {
+      b1 = { image = "us-docker.pkg.dev/acme/worker@sha256:0f3a9c1d2b4e5f60718293a4b5c6d7e8f90112233445566778899aabbccddeef", serverless = true }
+      b2 = { image = "us-docker.pkg.dev/acme/worker@sha256:0f3a9c1d2b4e5f60718293a4b5c6d7e8f90112233445566778899aabbccddeef" }
+    }
+  }
+
+  expect_failures = [var.builds]
+}
+
 run "egress_of_some" {
   command = plan
 

@@ -94,3 +94,40 @@ run "serverless" {
     error_message = "What Temporal is told: ${jsonencode(output.compute)}"
   }
 }
+
+# Runs are pinned to b1 from when the worker was serverless; b2 is fixed.
+run "fixed_after_serverless" {
+  command = plan
+
+  module {
+    source = "./modules/worker"
+  }
+
+  variables {
+    scaling = "fixed"
+    builds  = { b1 = { image = "acme/worker@sha256:1111", serverless = true }, b2 = { image = "acme/worker@sha256:2222" } }
+    invoker = {
+      email     = "invoker@acme-data.iam.gserviceaccount.com"
+      id        = "projects/acme-data/serviceAccounts/invoker@acme-data.iam.gserviceaccount.com"
+      role      = "projects/acme-data/roles/scaler"
+      callers   = ["serviceAccount:controller@temporal.iam.gserviceaccount.com"]
+      max_count = 10
+    }
+  }
+
+  assert {
+    condition     = output.pools == { b1 = "penstock-prod-worker-b1", b2 = "penstock-prod-worker" } && keys(output.compute) == ["b1"]
+    error_message = "The old build keeps its pool beside the new one's: ${jsonencode(output.pools)}"
+  }
+  assert {
+    condition = (
+      { for e in google_cloud_run_v2_worker_pool.build["b1"].template[0].containers[0].env : e.name => e.value }["PENSTOCK_VERSIONING"] == "pinned" &&
+      { for e in google_cloud_run_v2_worker_pool.fixed["penstock-prod-worker"].template[0].containers[0].env : e.name => e.value }["PENSTOCK_VERSIONING"] == "auto-upgrade"
+    )
+    error_message = "Each goes on as it was."
+  }
+  assert {
+    condition     = length(google_cloud_run_v2_worker_pool_iam_member.invoker) == 1 && length(google_service_account_iam_member.invoker_acts_as_runner) == 1 && length(google_service_account_iam_member.temporal_acts_as_invoker) == 1
+    error_message = "Temporal resizes the old pool still."
+  }
+}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -17,6 +18,7 @@ const defaultUp = 10 * time.Minute
 func (a *app) setupCommand() *cobra.Command {
 	var o service.SetupOptions
 	var scaling, state string
+	var check bool
 	cmd := &cobra.Command{
 		Use:   "setup --build BUILD",
 		Short: "Prepare Temporal for a build of the worker, and make it current once it polls",
@@ -26,7 +28,10 @@ current once its worker has come up. scripts/deploy calls it; it may be repeated
 It writes down where the deployment lives, and refuses an ID that lives elsewhere in the
 project; registers the search attributes where that is allowed; sees that the build is
 among the live ones (penstock builds); registers serverless workers with the pool that
-Temporal is to resize; waits until the worker polls; makes the build current.`,
+Temporal is to resize; waits until the worker polls; makes the build current.
+
+--check only sees, by what was written down, that the deployment lives nowhere else: it asks
+neither Temporal nor changes anything, so scripts/deploy does it before it applies a plan.`,
 		Args: cobra.NoArgs,
 	}
 	deployment := a.flagDeployment(cmd)
@@ -34,6 +39,7 @@ Temporal is to resize; waits until the worker polls; makes the build current.`,
 	a.flagDeploymentName(cmd, &o.DeploymentName)
 	flags := cmd.Flags()
 	flags.StringVar(&o.Build, "build", "", "build ID of the worker")
+	flags.BoolVar(&check, "check", false, "only see that the ID lives nowhere else in the project")
 	flags.StringVar(&scaling, "scaling", string(service.ScalingFixed), "fixed (one pool) or serverless (a pool for each build, which Temporal resizes)")
 	flags.StringVar(&o.Project, "project", "", "project of the jobs (default $GOOGLE_CLOUD_PROJECT)")
 	flags.StringVar(&o.Compute.Project, "pool-project", "", "serverless: project of the pool (default --project)")
@@ -48,6 +54,9 @@ Temporal is to resize; waits until the worker polls; makes the build current.`,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
+		if check {
+			return a.checkHome(ctx, state, *deployment, o.Project)
+		}
 		if o.Build == "" {
 			return usage("which build? Give --build, the worker's TEMPORAL_WORKER_BUILD_ID")
 		}
@@ -78,6 +87,38 @@ Temporal is to resize; waits until the worker polls; makes the build current.`,
 		return failure
 	}
 	return cmd
+}
+
+// checkHome says where the deployment lives, and fails where that is not the project and namespace of the environment.
+func (a *app) checkHome(ctx context.Context, place, deployment, project string) error {
+	if project = cmp.Or(project, a.env.get("GOOGLE_CLOUD_PROJECT")); project == "" {
+		return usage("whose jobs? Set GOOGLE_CLOUD_PROJECT or --project to the project's ID")
+	}
+	namespace := a.env.get("TEMPORAL_NAMESPACE")
+	if namespace == "" {
+		return usage("which namespace? Set TEMPORAL_NAMESPACE to the one that the deployment is to use")
+	}
+	state, err := a.state(ctx, place, deployment)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = state.Close() }() // only read from
+	step := service.SetupStep{Name: "home", Result: service.StepFound, Detail: "lives nowhere yet"}
+	there, failure := state.Lives(ctx, project, namespace)
+	switch {
+	case failure != nil:
+		step.Result, step.Detail = service.StepFailed, failure.Error()
+	case there:
+		step.Detail = "lives in project " + project + ", namespace " + namespace
+	}
+	if a.out.json {
+		answer := service.Setup{Deployment: cmp.Or(deployment, a.env.get("PENSTOCK_DEPLOYMENT")), Steps: []service.SetupStep{step}}
+		return errors.Join(a.out.document(answer), failure)
+	}
+	if failure == nil {
+		a.printSteps([]service.SetupStep{step})
+	}
+	return failure
 }
 
 func (a *app) printSteps(steps []service.SetupStep) {

@@ -15,5 +15,5 @@ variable "functions_archive" {
 
 variable "builds" {
   description = "The worker's build: its ID and its image by digest."
-  type        = map(object({ image = string }))
+  type        = map(object({ image = string, serverless = optional(bool, false) }))
 }

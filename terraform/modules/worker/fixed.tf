@@ -1,9 +1,13 @@
 locals {
   serverless = var.scaling == "serverless"
 
+  # Which have a pool of their own, and which shares one.
+  pinned = { for id, build in var.builds : id => build if local.serverless || build.serverless }
+  shared = { for id, build in var.builds : id => build if !contains(keys(local.pinned), id) }
+
   environment = {
     for id, build in var.builds : id => merge(var.environment, {
-      PENSTOCK_VERSIONING      = local.serverless ? "pinned" : "auto-upgrade"
+      PENSTOCK_VERSIONING      = contains(keys(local.pinned), id) ? "pinned" : "auto-upgrade"
       TEMPORAL_DEPLOYMENT_NAME = var.deployment_name
       TEMPORAL_WORKER_BUILD_ID = id
     })
@@ -12,7 +16,7 @@ locals {
 
 # One pool: a new build replaces the old one in it, and runs go on with the new one.
 resource "google_cloud_run_v2_worker_pool" "fixed" {
-  for_each = local.serverless ? {} : { (var.name) = one(keys(var.builds)) }
+  for_each = local.serverless ? {} : { (var.name) = one(keys(local.shared)) }
 
   project             = var.project_id
   location            = var.region

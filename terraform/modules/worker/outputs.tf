@@ -1,14 +1,14 @@
 output "pools" {
   description = "Build ID to the pool that runs it."
   value = merge(
-    { for p in google_cloud_run_v2_worker_pool.fixed : one(keys(var.builds)) => p.name },
+    { for p in google_cloud_run_v2_worker_pool.fixed : one(keys(local.shared)) => p.name },
     { for id, p in google_cloud_run_v2_worker_pool.build : id => p.name },
   )
 }
 
 output "compute" {
-  description = "Build ID to the compute configuration that Temporal's worker controller wants; null where the pool is fixed."
-  value = local.serverless ? {
+  description = "Build ID to the compute configuration that Temporal's worker controller wants; null where none is resized."
+  value = length(local.pinned) > 0 ? {
     for id, p in google_cloud_run_v2_worker_pool.build : id => {
       project         = p.project
       region          = p.location

@@ -1,6 +1,7 @@
-# A pool for each build, named after it: a run ends on the build that it began on, so a pool stays until its build is drained.
+# A pool for each build, named after it: a run ends on the build that it began on, so a pool stays until its build is drained,
+# also when the worker has become fixed meanwhile.
 resource "google_cloud_run_v2_worker_pool" "build" {
-  for_each = local.serverless ? var.builds : {}
+  for_each = local.pinned
 
   project             = var.project_id
   location            = var.region
@@ -108,7 +109,7 @@ resource "google_cloud_run_v2_worker_pool_iam_member" "invoker" {
 
 # An update of a pool needs the right to act as the account that the pool runs as.
 resource "google_service_account_iam_member" "invoker_acts_as_runner" {
-  count = local.serverless ? 1 : 0
+  count = length(local.pinned) > 0 ? 1 : 0
 
   service_account_id = var.runner.id
   role               = "roles/iam.serviceAccountUser"
@@ -116,7 +117,7 @@ resource "google_service_account_iam_member" "invoker_acts_as_runner" {
 }
 
 resource "google_service_account_iam_member" "temporal_acts_as_invoker" {
-  for_each = toset(local.serverless ? var.invoker.callers : [])
+  for_each = toset(length(local.pinned) > 0 ? var.invoker.callers : [])
 
   service_account_id = var.invoker.id
   role               = "roles/iam.serviceAccountTokenCreator"

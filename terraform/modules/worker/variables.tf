@@ -29,9 +29,10 @@ variable "instances" {
 }
 
 variable "builds" {
-  description = "The builds that are alive: build ID to image, by digest. Exactly one when the pool is fixed."
+  description = "The builds that are alive: build ID to image, by digest. Exactly one when the pool is fixed, beside those that are `serverless` still."
   type = map(object({
-    image = string
+    image      = string
+    serverless = optional(bool, false)
   }))
 }
 
@@ -62,7 +63,7 @@ variable "runner" {
 }
 
 variable "invoker" {
-  description = "The service account that Temporal resizes the pools as, when they are serverless: its email and full name, the role it gets on each pool, and Temporal's own identities, which may act as it."
+  description = "The service account that Temporal resizes the pools as, where there are serverless ones: its email and full name, the role it gets on each pool, and Temporal's own identities, which may act as it."
   type = object({
     email     = string
     id        = string
