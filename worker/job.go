@@ -86,11 +86,11 @@ type job struct {
 	dropTimer   workflow.CancelFunc
 	nextSafety  time.Time
 	nextStop    time.Time
-	nextLook    time.Time // at an UPDATED job's successor
+	nextLook    time.Time     // at an UPDATED job's successor
 	lookWait    time.Duration // between looks at a job that may never be found
-	replaced    bool      // the job took the place of one that ran
-	checked     time.Time // when check last saw the job
-	runUnseen   bool      // at the last look Temporal did not tell whether the run is open
+	replaced    bool          // the job took the place of one that ran
+	checked     time.Time     // when check last saw the job
+	runUnseen   bool          // at the last look Temporal did not tell whether the run is open
 	backoff     time.Duration
 
 	refusal, message string
