@@ -214,9 +214,10 @@ const changeStopsWhatGoesOn = "stops-what-goes-on"
 
 // stopsWhatGoesOn says whether a run that is being stopped looks for the job of a step that
 // it has not begun: an earlier execution left it an attempt that is not known to be over.
+// Unless the key is this run's, the job is another's to stop.
 func (r *run) stopsWhatGoesOn(ctx workflow.Context, s *step) bool {
 	last, ok := s.lastAttempt()
-	return ok && !terminal(last.State) && r.stop != stopTaken && workflow.GetVersion(ctx, changeStopsWhatGoesOn, workflow.DefaultVersion, 1) >= 1
+	return ok && !terminal(last.State) && (r.in.Dedupe == nil || r.holds) && workflow.GetVersion(ctx, changeStopsWhatGoesOn, workflow.DefaultVersion, 1) >= 1
 }
 
 // How long a step has jobs fail for want of quota, one after the other (unless one attempt

@@ -370,25 +370,43 @@ func TestDependantsOfAStreamingStepStartOnceItRuns(t *testing.T) {
 
 // A retry that is stopped before it comes to a step stops what the step left running.
 func TestAStoppedRetryStopsTheJobThatWasToGoOn(t *testing.T) {
-	b := setup(t)
-	in := runInput(planned("a"), planned("b", "a"), planned("c", "a"))
-	job := in.Steps[1].Job
-	labels := map[string]string{
-		runs.LabelDeployment: runs.DeploymentLabel("dev", namespace),
-		runs.LabelSpec:       dataflow.Launch{Template: job.Template, Parameters: job.Parameters}.SpecHash(),
+	begin := func(t *testing.T) (*bundle, runs.RunInput) {
+		t.Helper()
+		b := setup(t)
+		in := runInput(planned("a"), planned("b", "a"), planned("c", "a"))
+		job := in.Steps[1].Job
+		labels := map[string]string{
+			runs.LabelDeployment: runs.DeploymentLabel("dev", namespace),
+			runs.LabelSpec:       dataflow.Launch{Template: job.Template, Parameters: job.Parameters}.SpecHash(),
+		}
+		name := runs.JobName("dev", "orders", "k", "b", 1)
+		b.dataflow.jobs = []*dataflow.Job{{ID: "old-b", Name: name, Project: project, Location: location, Labels: labels, Type: dataflow.TypeBatch, State: dataflow.StateRunning, StateTime: b.begun}}
+		in.Retries = "first"
+		in.Earlier = map[string]runs.StepResult{"b": {Name: "b", Outcome: runs.OutcomeRunning, Attempts: []runs.JobResult{{Attempt: 1, JobName: name, JobID: "old-b"}}}}
+		return b, in
 	}
-	name := runs.JobName("dev", "orders", "k", "b", 1)
-	b.dataflow.jobs = []*dataflow.Job{{ID: "old-b", Name: name, Project: project, Location: location, Labels: labels, Type: dataflow.TypeBatch, State: dataflow.StateRunning, StateTime: b.begun}}
-	in.Retries = "first"
-	in.Earlier = map[string]runs.StepResult{"b": {Name: "b", Outcome: runs.OutcomeRunning, Attempts: []runs.JobResult{{Attempt: 1, JobName: name, JobID: "old-b"}}}}
-	b.RegisterDelayedCallback(b.CancelWorkflow, time.Minute)
-	r, err := b.run(t, in)
-	if !temporal.IsCanceledError(err) || outcomes(r) != "a:cancelled/1 b:cancelled/1 c:skipped/0" {
-		t.Errorf("outcome %s, error %v", outcomes(r), err)
-	}
-	if j := b.dataflow.job("old-b"); j.State != dataflow.StateCancelled {
-		t.Errorf("the earlier job is %s", j.State)
-	}
+	t.Run("when it is cancelled", func(t *testing.T) {
+		b, in := begin(t)
+		b.RegisterDelayedCallback(b.CancelWorkflow, time.Minute)
+		r, err := b.run(t, in)
+		if !temporal.IsCanceledError(err) || outcomes(r) != "a:cancelled/1 b:cancelled/1 c:skipped/0" {
+			t.Errorf("outcome %s, error %v", outcomes(r), err)
+		}
+		if j := b.dataflow.job("old-b"); j.State != dataflow.StateCancelled {
+			t.Errorf("the earlier job is %s", j.State)
+		}
+	})
+	t.Run("but not when it has no right to the key", func(t *testing.T) {
+		b, in := begin(t)
+		in.Dedupe = &pipeline.Dedupe{} // and there is no ledger
+		r, err := b.run(t, in)
+		if err == nil || outcomes(r) != "a:skipped/0 b:skipped/1 c:skipped/0" {
+			t.Errorf("outcome %s, error %v", outcomes(r), err)
+		}
+		if j := b.dataflow.job("old-b"); j.State != dataflow.StateRunning {
+			t.Errorf("the earlier job is %s", j.State)
+		}
+	})
 }
 
 func TestASecondExecutionGoesOnWhereTheFirstLeftOff(t *testing.T) {
