@@ -72,7 +72,7 @@ func TestAnEventOfABucketThatNoPipelineNamesDoesNothing(t *testing.T) {
 func TestAnEventForADeletedObjectFailsItsRunAndSaysWhy(t *testing.T) {
 	t.Parallel()
 	deleted := make(chan struct{})
-	shared.Calls.hold(t, "flexTemplates.launch", "gone", func(ctx context.Context) error {
+	shared.Calls.hold(t, "flexTemplates.launch", "gone", func(ctx context.Context, _ string) error {
 		select {
 		case <-deleted:
 		case <-ctx.Done():

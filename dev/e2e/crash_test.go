@@ -59,7 +59,7 @@ func TestCrashes(t *testing.T) {
 	// its name is free again, and only the look by name stands against a second job.
 	t.Run("the worker is killed between a launch and its answer", func(t *testing.T) {
 		die := once()
-		b.Calls.spoil(t, "flexTemplates.launch", "unanswered", func(context.Context) error {
+		b.Calls.spoil(t, "flexTemplates.launch", "unanswered", func(context.Context, string) error {
 			if die() {
 				if err := b.KillWorker(); err != nil {
 					t.Error(err)
@@ -88,7 +88,7 @@ func TestCrashes(t *testing.T) {
 	// Nothing but the list says that there is a job, and it says so late.
 	t.Run("the answer to a launch and all news of its job are lost", func(t *testing.T) {
 		die := once()
-		b.Calls.spoil(t, "flexTemplates.launch", "late", func(context.Context) error {
+		b.Calls.spoil(t, "flexTemplates.launch", "late", func(context.Context, string) error {
 			if die() {
 				if err := b.KillFunctions(); err != nil {
 					t.Error(err)
@@ -114,7 +114,7 @@ func TestCrashes(t *testing.T) {
 	t.Run("the worker is stopped during a launch", func(t *testing.T) {
 		launching, proceed := make(chan struct{}), make(chan struct{})
 		begin := once()
-		b.Calls.hold(t, "flexTemplates.launch", "early", func(ctx context.Context) error {
+		b.Calls.hold(t, "flexTemplates.launch", "early", func(ctx context.Context, _ string) error {
 			if begin() {
 				close(launching)
 			}

@@ -201,7 +201,7 @@ type call struct{ Method, JobName string }
 // fault is called for each call of a method about jobs whose names begin so.
 type fault struct {
 	method, prefix string
-	do             func(context.Context) error
+	do             func(ctx context.Context, job string) error
 }
 
 func newCalls() *calls {
@@ -247,7 +247,7 @@ func (c *calls) meet(ctx context.Context, faults map[*fault]bool, method, name s
 	}
 	c.mu.Unlock()
 	for _, f := range met {
-		if err := f.do(ctx); err != nil {
+		if err := f.do(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -256,16 +256,16 @@ func (c *calls) meet(ctx context.Context, faults map[*fault]bool, method, name s
 
 // hold calls do before each call of the method about a pipeline's jobs, until the
 // test ends. What do returns is the call's answer.
-func (c *calls) hold(t *testing.T, method, pipeline string, do func(context.Context) error) {
+func (c *calls) hold(t *testing.T, method, pipeline string, do func(ctx context.Context, job string) error) {
 	c.add(t, c.before, method, pipeline, do)
 }
 
 // spoil is hold, but after the call took effect and before it is answered.
-func (c *calls) spoil(t *testing.T, method, pipeline string, do func(context.Context) error) {
+func (c *calls) spoil(t *testing.T, method, pipeline string, do func(ctx context.Context, job string) error) {
 	c.add(t, c.after, method, pipeline, do)
 }
 
-func (c *calls) add(t *testing.T, to map[*fault]bool, method, pipeline string, do func(context.Context) error) {
+func (c *calls) add(t *testing.T, to map[*fault]bool, method, pipeline string, do func(ctx context.Context, job string) error) {
 	t.Helper()
 	f := &fault{method: method, prefix: fmt.Sprintf("%s-%s-", deployment, pipeline), do: do}
 	c.mu.Lock()

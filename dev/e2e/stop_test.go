@@ -71,7 +71,7 @@ func TestInvalidParametersAreNotTriedAgain(t *testing.T) {
 func TestARefusalForWantOfQuotaIsWaitedOut(t *testing.T) {
 	t.Parallel()
 	refuse := once()
-	shared.Calls.hold(t, "flexTemplates.launch", "quota", func(context.Context) error {
+	shared.Calls.hold(t, "flexTemplates.launch", "quota", func(context.Context, string) error {
 		if refuse() {
 			return status.Error(codes.ResourceExhausted, "Quota exceeded for quota metric 'Create requests'.")
 		}
@@ -95,7 +95,7 @@ func TestARefusalForWantOfQuotaIsWaitedOut(t *testing.T) {
 func TestALaunchWithoutAnAnswerIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	lose := once()
-	shared.Calls.spoil(t, "flexTemplates.launch", "unanswered", func(context.Context) error {
+	shared.Calls.spoil(t, "flexTemplates.launch", "unanswered", func(context.Context, string) error {
 		if lose() {
 			return dataflowemulator.ErrNoAnswer
 		}
@@ -160,7 +160,7 @@ func TestCancellingARunDuringALaunch(t *testing.T) {
 	t.Parallel()
 	launching, proceed := make(chan struct{}), make(chan struct{})
 	begin := once()
-	shared.Calls.hold(t, "flexTemplates.launch", "early", func(ctx context.Context) error {
+	shared.Calls.hold(t, "flexTemplates.launch", "early", func(ctx context.Context, _ string) error {
 		if begin() {
 			close(launching)
 		}
@@ -189,7 +189,7 @@ func TestCancellingARunDuringALaunchThatIsLost(t *testing.T) {
 	t.Parallel()
 	launching, proceed := make(chan struct{}), make(chan struct{})
 	begin := once()
-	shared.Calls.hold(t, "flexTemplates.launch", "unlaunched", func(ctx context.Context) error {
+	shared.Calls.hold(t, "flexTemplates.launch", "unlaunched", func(ctx context.Context, _ string) error {
 		if begin() {
 			close(launching)
 		}
@@ -223,7 +223,7 @@ func TestACancelThatComesTooLate(t *testing.T) {
 	r := shared.land(t, "late")
 	job := r.job(t, "only", 1)
 	finish := once()
-	shared.Calls.hold(t, "jobs.update", "late", func(ctx context.Context) error {
+	shared.Calls.hold(t, "jobs.update", "late", func(ctx context.Context, _ string) error {
 		if finish() {
 			job.done()
 			_, err := shared.Dataflow.Wait(ctx, job.JobID)

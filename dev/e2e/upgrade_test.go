@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	enumspb "go.temporal.io/api/enums/v1"
@@ -243,6 +244,9 @@ type upgrade struct {
 	*bench
 	versioning string // PENSTOCK_VERSIONING; empty: the workers have no version
 	workers    map[string]*stack.Part
+
+	mu   sync.Mutex
+	held map[string]bool // the calls that are held or were, by method and job
 }
 
 func newUpgrade(t *testing.T, versioning string) *upgrade {
@@ -266,7 +270,7 @@ func newUpgrade(t *testing.T, versioning string) *upgrade {
 			t.Fatal(err)
 		}
 	})
-	return &upgrade{bench: b, versioning: versioning, workers: map[string]*stack.Part{}}
+	return &upgrade{bench: b, versioning: versioning, workers: map[string]*stack.Part{}, held: map[string]bool{}}
 }
 
 // serve starts a worker of the build, beside those that serve already.
@@ -454,17 +458,26 @@ func (b *bench) landAs(t *testing.T, pipeline, name string) *run {
 	return b.runOf(pipeline, b.upload(t, landing, object, "content\n"), object)
 }
 
-// heldCall is a call that waits until it is released, however often it is made.
-type heldCall struct{ began, proceed chan struct{} }
+// heldCall is a call about one job, which waits until it is released, however often it is made.
+type heldCall struct {
+	began, proceed chan struct{}
+	job            string // empty before it began
+}
 
-// hold holds all calls of a method about a pipeline's jobs.
-func (b *bench) hold(t *testing.T, method, pipeline string) *heldCall {
+// hold holds the calls of a method about the next of a pipeline's jobs that nothing holds yet.
+func (u *upgrade) hold(t *testing.T, method, pipeline string) *heldCall {
 	t.Helper()
 	h := &heldCall{began: make(chan struct{}), proceed: make(chan struct{})}
-	first := once()
-	b.Calls.hold(t, method, pipeline, func(ctx context.Context) error {
-		if first() {
+	u.Calls.hold(t, method, pipeline, func(ctx context.Context, job string) error {
+		u.mu.Lock()
+		if h.job == "" && !u.held[method+" "+job] {
+			h.job, u.held[method+" "+job] = job, true
 			close(h.began)
+		}
+		mine := h.job == job
+		u.mu.Unlock()
+		if !mine {
+			return nil
 		}
 		return await(ctx, h.proceed)
 	})
