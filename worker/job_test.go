@@ -112,6 +112,18 @@ func (b *bundle) runJob(t *testing.T, in runs.JobInput) runs.JobResult {
 	return r
 }
 
+// goesOnWith reads the input of the new history that the workflow has to go on in.
+func (b *bundle) goesOnWith(t *testing.T, in any) {
+	t.Helper()
+	var again *workflow.ContinueAsNewError
+	if !errors.As(b.GetWorkflowError(), &again) {
+		t.Fatalf("ended with %v", b.GetWorkflowError())
+	}
+	if err := converter.GetDefaultDataConverter().FromPayloads(again.Input, in); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (b *bundle) calls(t *testing.T, want map[string]int) {
 	t.Helper()
 	for call, n := range want {
@@ -226,13 +238,7 @@ func TestAJobGoesOnInANewHistory(t *testing.T) {
 		t.Helper()
 		in.Begun = b.begun
 		b.ExecuteWorkflow(runs.TypeJob, in)
-		var again *workflow.ContinueAsNewError
-		if !errors.As(b.GetWorkflowError(), &again) {
-			t.Fatalf("ended with %v", b.GetWorkflowError())
-		}
-		if err := converter.GetDefaultDataConverter().FromPayloads(again.Input, &in); err != nil {
-			t.Fatal(err)
-		}
+		b.goesOnWith(t, &in)
 		return in
 	}
 	// goesOn executes the new history, with the jobs that the old one left.

@@ -14,7 +14,6 @@ import (
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
-	"go.temporal.io/sdk/workflow"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -541,14 +540,8 @@ func TestASweepGoesOnInANewHistory(t *testing.T) {
 		b.SignalWorkflow(runs.SignalAsk, runs.SweepAsk{JobID: "job-1", JobName: jobNamed(1), State: string(dataflow.StateQueued), Watched: true})
 	}, 0)
 	b.ExecuteWorkflow(runs.TypeSweep, runs.SweepInput{Version: runs.RecordVersion, Place: place})
-	var again *workflow.ContinueAsNewError
-	if !errors.As(b.GetWorkflowError(), &again) {
-		t.Fatalf("ended with %v", b.GetWorkflowError())
-	}
 	var in runs.SweepInput
-	if err := converter.GetDefaultDataConverter().FromPayloads(again.Input, &in); err != nil {
-		t.Fatal(err)
-	}
+	b.goesOnWith(t, &in)
 	if in.Resume == nil || len(in.Resume.Asked) != 1 || in.Place != place || !in.Resume.Look {
 		t.Fatalf("goes on with %+v", in)
 	}
@@ -577,14 +570,8 @@ func TestASweepInTroubleGoesOnInANewHistory(t *testing.T) {
 		b.SignalWorkflow(runs.SignalAsk, runs.SweepAsk{JobID: "job-1", JobName: jobNamed(1), State: string(dataflow.StateQueued), Watched: true})
 	}, 10*time.Minute)
 	b.ExecuteWorkflow(runs.TypeSweep, runs.SweepInput{Version: runs.RecordVersion, Place: place})
-	var again *workflow.ContinueAsNewError
-	if !errors.As(b.GetWorkflowError(), &again) {
-		t.Fatalf("ended with %v", b.GetWorkflowError())
-	}
 	var in runs.SweepInput
-	if err := converter.GetDefaultDataConverter().FromPayloads(again.Input, &in); err != nil {
-		t.Fatal(err)
-	}
+	b.goesOnWith(t, &in)
 	if took := b.Now().Sub(b.begun); in.Resume == nil || len(in.Resume.Asked) != 1 || !in.Resume.Look || took > 20*time.Minute {
 		t.Errorf("goes on after %v with %+v", took, in.Resume)
 	}
