@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.temporal.io/api/serviceerror"
@@ -100,18 +101,19 @@ func functionsKilled(direction faults.Direction) func(context.Context, *Bench) e
 		if direction == faults.Answers {
 			started = len(events)
 		}
-		if err := b.Await(ctx, fmt.Sprintf("Temporal has %d of %d runs", started, len(events)), func() (bool, error) {
-			n, err := b.startedOf(ctx, events)
-			return n == started && sending.UnderWay() == len(events), err
+		parked := func() bool { return sending.UnderWay() == len(events) }
+		if err := b.Await(ctx, fmt.Sprintf("Temporal has %d of %d runs, and all deliveries are parked", started, len(events)), func() (bool, error) {
+			if !parked() {
+				return false, nil // it took so long that some were answered 503, and come again
+			}
+			if n, err := b.startedOf(ctx, events); n != started || err != nil {
+				return false, err
+			}
+			// They have been read, and wait for Temporal.
+			err := b.Sleep(ctx, 500*time.Millisecond)
+			return parked(), err
 		}); err != nil {
 			return err
-		}
-		// They have been read, and wait for Temporal.
-		if err := b.Sleep(ctx, 500*time.Millisecond); err != nil {
-			return err
-		}
-		if n := sending.UnderWay(); n != len(events) {
-			return fmt.Errorf("%d of %d deliveries are parked: the rest were answered", n, len(events))
 		}
 		if err := b.Kill("functions"); err != nil {
 			return err
@@ -131,18 +133,19 @@ func functionsKilled(direction faults.Direction) func(context.Context, *Bench) e
 
 // startedOf counts the events whose runs Temporal has.
 func (b *Bench) startedOf(ctx context.Context, events []Event) (int, error) {
-	n := 0
-	for _, e := range events {
+	var n atomic.Int64
+	err := each(events, func(e Event) error {
 		_, err := b.Temporal.DescribeWorkflowExecution(ctx, e.RunID(), "")
 		var notFound *serviceerror.NotFound
 		switch {
 		case err == nil:
-			n++
+			n.Add(1)
 		case !errors.As(err, &notFound):
-			return n, err
+			return err
 		}
-	}
-	return n, nil
+		return nil
+	})
+	return int(n.Load()), err
 }
 
 // exports takes messages, and has an expression that fails on some.
