@@ -25,6 +25,10 @@ const (
 	// stopWithin is the time that open activities get when the worker stops. Cloud Run
 	// kills 10 s after SIGTERM.
 	stopWithin = 5 * time.Second
+	// cachedWorkflows is how many open workflows a worker keeps in memory, some tens of
+	// kilobytes each: most wait for hours, and to read one's short history again is cheap. The
+	// SDK's own 10,000 would not fit into a small instance.
+	cachedWorkflows = 1000
 	// attributesEvery is how often search attributes are looked for while they are missing.
 	attributesEvery = time.Minute
 )
@@ -110,6 +114,7 @@ func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 	workflows.Ledger, workflows.Orphans, workflows.Overdue = activities.Ledger != nil, s.Orphans, s.Overdue
 	activities.Temporal, activities.NamespaceID = temporal, namespaceID(temporal, options.Namespace)
 	activities.Daily = Daily(temporal.ScheduleClient())
+	sdkworker.SetStickyWorkflowCacheSize(cachedWorkflows)
 	w := sdkworker.New(temporal, runs.TaskQueue(s.Deployment), workerOptions(s))
 	Register(w, workflows, activities)
 	if err := w.Start(); err != nil {

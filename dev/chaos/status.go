@@ -181,8 +181,12 @@ func statusFalse() Scenario {
 				func() error { return b.Kill("worker") },
 				func() error { return b.EndFault("held-good") },
 				func() error { return b.EndFault("held-bad") },
-				func() error { return b.awaitNews(ctx, good, "JOB_STATE_DONE") },
-				func() error { return b.awaitNews(ctx, bad, "JOB_STATE_FAILED") },
+				// A workflow that believed the falsehood is closed, and hears of nothing.
+				func() error {
+					return b.want(ctx, 10*time.Second, func(ctx context.Context) error {
+						return errors.Join(b.awaitNews(ctx, good, "JOB_STATE_DONE"), b.awaitNews(ctx, bad, "JOB_STATE_FAILED"))
+					})
+				},
 				func() error {
 					b.Say("tell that %d jobs which have ended run", len(jobs))
 					return tellAll(stale)
@@ -265,14 +269,21 @@ func (b *Bench) flood(ctx context.Context, n int, batch func(i int) []told) erro
 
 // wantRenewed wants a workflow to go on in a new history soon.
 func (b *Bench) wantRenewed(ctx context.Context, workflowID string) error {
-	waiting, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	err := b.Await(waiting, workflowID+" goes on in a new history", func() (bool, error) {
-		n, err := b.Temporal.CountWorkflow(ctx, &workflowservice.CountWorkflowExecutionsRequest{
-			Namespace: b.Addresses.Namespace, Query: fmt.Sprintf("WorkflowId = '%s' AND ExecutionStatus = 'ContinuedAsNew'", workflowID),
+	return b.want(ctx, 30*time.Second, func(ctx context.Context) error {
+		return b.Await(ctx, workflowID+" goes on in a new history", func() (bool, error) {
+			n, err := b.Temporal.CountWorkflow(ctx, &workflowservice.CountWorkflowExecutionsRequest{
+				Namespace: b.Addresses.Namespace, Query: fmt.Sprintf("WorkflowId = '%s' AND ExecutionStatus = 'ContinuedAsNew'", workflowID),
+			})
+			return n.GetCount() > 0, err
 		})
-		return n.GetCount() > 0, err
 	})
+}
+
+// want waits for something for so long. That it does not come is a finding, and the story goes on.
+func (b *Bench) want(ctx context.Context, within time.Duration, await func(context.Context) error) error {
+	waiting, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	err := await(waiting)
 	if err != nil && ctx.Err() == nil && waiting.Err() != nil {
 		b.Fail("%v", err)
 		return nil
