@@ -84,7 +84,7 @@ func (b *letterBench) open(t *testing.T) *deadletters.Queue {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.Quiet = 100 * time.Millisecond
+	q.Quiet = 500 * time.Millisecond // enough for a busy machine to give what there is
 	t.Cleanup(func() {
 		if err := q.Close(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
