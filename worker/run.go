@@ -224,7 +224,7 @@ func (r *run) stopsWhatGoesOn(ctx workflow.Context, s *step) bool {
 // may take longer), and how many: what is too large for the quota stays so.
 const (
 	quotaPatience = 24 * time.Hour
-	mostRefused   = 1000
+	mostRefused   = 500
 )
 
 // changeQuotaPatience marks histories of runs with that bound.

@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -215,6 +216,22 @@ func TestAQuotaThatIsNeverThere(t *testing.T) {
 	}
 	if early, late := attempts[3], attempts[len(attempts)-2]; len(early.Error) > 300 || early.Parameters != nil || len(late.Error) < 1000 || late.Parameters == nil {
 		t.Errorf("told of the fourth attempt: %+v\nof the last but one: %+v", early, late)
+	}
+}
+
+// Jobs that fail at once would be thousands in a day: a run's result has to stay small.
+func TestAQuotaThatRefusesAtOnceIsGivenUpSooner(t *testing.T) {
+	b := setup(t)
+	b.dataflow.errText = "Quota 'CPUS' exceeded." + strings.Repeat(" Ask for more.", 100)
+	b.dataflow.launched = func(j *dataflow.Job) { b.dataflow.set(j, dataflow.StateFailed) }
+	s := planned("load")
+	s.Retry.Backoff, s.Retry.MaxBackoff = time.Second, time.Second
+	r, err := b.run(t, runInput(s))
+	if err == nil || outcomes(r) != "load:failed/500" {
+		t.Fatalf("outcome %s, error %v", outcomes(r), err)
+	}
+	if text, err := json.Marshal(r); err != nil || len(text) > 1<<20 {
+		t.Errorf("its result has %d bytes (%v)", len(text), err)
 	}
 }
 
