@@ -11,6 +11,7 @@ import (
 
 	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/log"
 	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -124,10 +125,11 @@ func TestSavedHistoriesAreComplete(t *testing.T) {
 		runs.TypeRun: {
 			"succeeded.run", "retried.run", "failed.run", "refused.run", "quota.run", "unanswered.run", "timed-out.run", "cancelled.run", "one-of-three-failed.run",
 			"job-workflow-terminated.run", "reset-while-running.run", "reset-after-the-end.run", "recorded.run", "claimed.run", "duplicate.run",
+			"reset-and-cancelled-at-once.run", "retry-cancelled.run",
 		},
 		runs.TypeJob: {
 			"succeeded.only-1", "failed.only-3", "refused.only-1", "quota.only-1", "unanswered.only-1", "timed-out.only-1", "cancelled.red-1", "cancelled-early.only-1",
-			"cancelled-unlaunched.only-1", "cancelled-late.only-1", "handed-over.only-1", "run-closed.only-1", "killed-while-launching.only-1", "found-by-the-safety-timer.only-1",
+			"cancelled-unlaunched.only-1", "cancelled-late.only-1", "handed-over.only-1", "run-closed.only-1", "killed-while-launching.only-1", "found-by-the-safety-timer.only-1", "hint-in-trouble.only-1", "not-found-while-stopped.only-1",
 		},
 		runs.TypeStreamingRun: {"streaming-drained.run", "streaming-replaced.run", "mistyped.run"},
 		runs.TypeSweep:        {"news.sweep", "orphan-cancel.sweep"},
@@ -148,6 +150,23 @@ func TestSavedHistoriesAreComplete(t *testing.T) {
 	for typ := range got {
 		if want[typ] == nil {
 			t.Errorf("histories of the type %s, which no worker registers", typ)
+		}
+	}
+	marked := map[string]bool{} // the changes of which there is a marker
+	for _, h := range savedHistories(t) {
+		for _, e := range h.Events {
+			for _, p := range e.GetMarkerRecordedEventAttributes().GetDetails()["change-id"].GetPayloads() {
+				var change string
+				if err := converter.GetDefaultDataConverter().FromPayload(p, &change); err != nil {
+					t.Fatal(err)
+				}
+				marked[change] = true
+			}
+		}
+	}
+	for _, change := range []string{"stops-what-was", "stops-what-goes-on", "hints-wait", "forgotten-wait"} {
+		if !marked[change] {
+			t.Errorf("no history holds the marker of %s", change)
 		}
 	}
 }
@@ -244,7 +263,7 @@ func TestBrokenWorkflowsDoNotReplay(t *testing.T) {
 // Histories are public: they say nothing of the machine that they were recorded on.
 func TestSavedHistoriesNameNoMachine(t *testing.T) {
 	t.Parallel()
-	ours := []string{"", "e2e", "penstock-functions/dev@e2e", "penstock-worker/dev@e2e", "history-service", "worker-service",
+	ours := []string{"", "e2e", "penstock-functions/dev@e2e", "penstock-worker/dev@e2e", "penstock-cli/dev@e2e", "history-service", "worker-service",
 		"temporal-scheduler-default-dev/sweep/penstock-dev/us-central1/daily"}
 	for _, h := range savedHistories(t) {
 		for _, e := range h.Events {

@@ -236,9 +236,14 @@ func wantOneJob(t *testing.T, r *run, job *heldJob) runs.RunResult {
 
 // launches counts the launches that reached Dataflow for an attempt.
 func launches(r *run, step string, attempt int) int {
+	return callsAbout(r, step, attempt, "flexTemplates.launch")
+}
+
+// callsAbout is how often a method was called about the job of a step's attempt.
+func callsAbout(r *run, step string, attempt int, method string) int {
 	n := 0
-	for _, method := range r.Calls.of(r.jobName(step, attempt)) {
-		if method == "flexTemplates.launch" {
+	for _, m := range r.Calls.of(r.jobName(step, attempt)) {
+		if m == method {
 			n++
 		}
 	}

@@ -20,7 +20,11 @@ import (
 // tests: go test ./e2e -record, in dev/. worker/testdata/histories/README.md says when.
 var record = flag.Bool("record", false, "save histories for the worker's replay tests where there are none")
 
-const histories = "../../worker/testdata/histories/v3"
+// histories holds the saved histories, recording those that this state of the code leaves.
+const (
+	histories = "../../worker/testdata/histories"
+	recording = "v4"
+)
 
 // keep saves the history of a run's newest execution under a name that says what
 // happened, and the histories of some of its jobs' workflows, each named
@@ -44,7 +48,7 @@ func keepHistory(t *testing.T, b *bench, workflowID, runID, name string) {
 	if !*record {
 		return
 	}
-	path := filepath.Join(histories, name+".json")
+	path := filepath.Join(histories, recording, name+".json")
 	if _, err := os.Stat(path); err == nil {
 		return
 	}
@@ -56,7 +60,7 @@ func keepHistory(t *testing.T, b *bench, workflowID, runID, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(histories, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
@@ -65,12 +69,15 @@ func keepHistory(t *testing.T, b *bench, workflowID, runID, name string) {
 }
 
 // anonymise takes this machine out of a history: its name in those of sticky task
-// queues, which no replay looks at, and the folder of the pipelines files, which the
-// positions in them hold.
+// queues and of whoever used the command line, which no replay looks at, and the folder of
+// the pipelines files, which the positions in them hold.
 func (b *bench) anonymise(ctx context.Context, h *historypb.History) error {
 	for _, e := range h.Events {
 		if a := e.GetWorkflowTaskScheduledEventAttributes(); a.GetTaskQueue().GetNormalName() != "" {
 			a.TaskQueue.Name = "sticky"
+		}
+		if a := e.GetWorkflowExecutionStartedEventAttributes(); strings.HasPrefix(a.GetIdentity(), "penstock-cli/") {
+			a.Identity = "penstock-cli/dev@e2e"
 		}
 	}
 	return proxy.VisitPayloads(ctx, h, proxy.VisitPayloadsOptions{

@@ -153,6 +153,7 @@ func TestResetToTheBeginningAndCancelledAtOnce(t *testing.T) {
 				t.Errorf("the job is over: %t; the run: %+v", job.over(), res)
 			}
 			r.wantJobs(t, jobs)
+			keep(t, r, "reset-and-cancelled-at-once")
 		})
 	}
 }

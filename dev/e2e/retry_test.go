@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -8,6 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/penstock/penstock/runs"
 )
@@ -136,6 +140,45 @@ func TestARetryOfATerminatedRunWaitsForItsJobs(t *testing.T) {
 	}
 	wantAttempts(t, res, "second", 1, 2)
 	r.wantJobs(t, map[string]int{"first": 1, "second": 2})
+}
+
+// A retry that is cancelled before it comes to a step stops the job that the run before it
+// left there, which nobody watches any more.
+func TestACancelledRetryStopsWhatTheRunBeforeItLeft(t *testing.T) {
+	t.Parallel()
+	r := shared.land(t, "again")
+	r.job(t, "first", 1).done()
+	second := r.job(t, "second", 1)
+	// The job's workflow would stop it now. It is terminated before it can.
+	orphaned, park := make(chan struct{}), once()
+	shared.Calls.hold(t, "jobs.get", "again", func(ctx context.Context, job string) error {
+		if job != second.JobName || !park() {
+			return nil
+		}
+		if err := await(ctx, orphaned); err != nil {
+			return err
+		}
+		return status.Error(codes.Unavailable, "The service is currently unavailable.")
+	})
+	for _, id := range []string{r.id, r.jobWorkflow("second", 1)} {
+		if err := r.Client.TerminateWorkflow(t.Context(), id, "", "by a test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(orphaned)
+	if second.over() {
+		t.Fatal("the job is over too early for this test")
+	}
+
+	r.retry(t, "first runs 2, second continues 1", "--from", "first")
+	r.job(t, "first", 2)
+	r.cancel(t)
+	res := r.result(t)
+	if a := attemptOf(t, res, "second"); res.Outcome != runs.OutcomeCancelled || a.JobID != second.JobID || a.State != "JOB_STATE_CANCELLED" || !second.over() {
+		t.Errorf("the job is over: %t; the run: %+v", second.over(), res)
+	}
+	r.wantJobs(t, map[string]int{"first": 2, "second": 1})
+	keep(t, r, "retry-cancelled", "second-1")
 }
 
 func TestARetryRunsByTheMendedFileUnlessToldOtherwise(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
+	enumspb "go.temporal.io/api/enums/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -112,6 +113,38 @@ func TestALaunchWithoutAnAnswerIsNotRepeated(t *testing.T) {
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
 	keep(t, r, "unanswered", "only-1")
+}
+
+// As above, and word of the job comes at once; it cannot be looked at then. It is looked at
+// again before anything is launched.
+func TestNewsOfAJobThatMeetTroubleAreLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	lose, refuse := once(), once()
+	shared.Calls.spoil(t, "flexTemplates.launch", "hinted", func(context.Context, string) error {
+		if lose() {
+			return dataflowemulator.ErrNoAnswer
+		}
+		return nil
+	})
+	shared.Calls.hold(t, "jobs.get", "hinted", func(context.Context, string) error {
+		if refuse() {
+			return status.Error(codes.Unavailable, "The service is currently unavailable.")
+		}
+		return nil
+	})
+	r := shared.land(t, "hinted")
+	job := r.job(t, "only", 1)
+	eventually(t, "the job is looked at again", func() bool { return callsAbout(r, "only", 1, "jobs.get") >= 2 })
+	job.done()
+	res := r.result(t)
+	if a := res.Steps[0].Attempts; res.Outcome != runs.OutcomeSucceeded || len(a) != 1 || a[0].JobID != job.JobID || !a[0].Adopted {
+		t.Errorf("the run: %+v", res)
+	}
+	if n := launches(r, "only", 1); n != 1 {
+		t.Errorf("%d launches, want 1", n)
+	}
+	r.wantJobs(t, map[string]int{"only": 1})
+	keep(t, r, "hint-in-trouble", "only-1")
 }
 
 func TestAStepsTimeoutCancelsItsJob(t *testing.T) {
@@ -241,6 +274,34 @@ func TestACancelThatComesTooLate(t *testing.T) {
 		t.Errorf("every step of the run succeeded, and it ends %s: %s", res.Outcome, res.Error)
 	}
 	keep(t, r, "cancelled-late", "only-1")
+}
+
+// Dataflow says that it knows no such job, though it runs: it is asked again, and stopped.
+func TestAJobThatIsNotFoundIsStoppedAllTheSame(t *testing.T) {
+	t.Parallel()
+	deny := once()
+	shared.Calls.hold(t, "jobs.get", "unknown", func(context.Context, string) error {
+		if deny() {
+			return status.Error(codes.NotFound, "The job could not be found. Please ensure that it exists.")
+		}
+		return nil
+	})
+	r := shared.land(t, "unknown")
+	job := r.job(t, "only", 1)
+	eventually(t, "its workflow knows the job", func() bool {
+		return count(r.history(t, r.jobWorkflow("only", 1), ""), enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED) > 0
+	})
+	r.cancel(t)
+	res := r.result(t)
+	a := attemptOf(t, res, "only")
+	if res.Outcome != runs.OutcomeCancelled || a.JobID != job.JobID || a.State != "JOB_STATE_CANCELLED" || !job.over() {
+		t.Errorf("the job is over: %t; the run: %+v", job.over(), res)
+	}
+	if n := callsAbout(r, "only", 1, "jobs.get"); n < 2 {
+		t.Errorf("the job was looked for %d times, want that it was not found once", n)
+	}
+	r.wantJobs(t, map[string]int{"only": 1})
+	keep(t, r, "not-found-while-stopped", "only-1")
 }
 
 func TestOneOfThreeParallelStepsFails(t *testing.T) {
