@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"cloud.google.com/go/storage"
@@ -106,13 +107,36 @@ type Bench struct {
 	own       []Violation
 	ended     time.Time // the end of the last fault
 	timeline  *os.File
+	lock      *os.File
+}
+
+// lockFolder claims a scenario's folder, so that another chaos run does not empty it. The
+// claim ends with the process, or when the file is closed.
+func lockFolder(folder string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(folder), 0o755); err != nil {
+		return nil, fmt.Errorf("make the folder of scenarios: %w", err)
+	}
+	f, err := os.OpenFile(folder+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the scenario's folder: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s is in use by another run of this scenario (%w): wait for its end, or give this one a folder of its own (ARGS=\"-state DIR\")", folder, err)
+	}
+	return f, nil
 }
 
 func newBench(ctx context.Context, o Options, s Scenario, folder string) (_ *Bench, err error) {
+	lock, err := lockFolder(folder)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.RemoveAll(folder); err != nil {
-		return nil, fmt.Errorf("empty the scenario's folder: %w", err)
+		return nil, errors.Join(fmt.Errorf("empty the scenario's folder: %w", err), lock.Close())
 	}
 	b := &Bench{
+		lock:   lock,
 		Folder: folder, PipelinesDir: filepath.Join(folder, "pipelines"), Size: o.Size,
 		options: o, name: s.Name, steps: map[string][]string{}, bound: s.bound(o.Size), known: map[string]bool{}, read: map[string]Execution{},
 		random: draws(o.Seed, s.Name), ended: time.Now(),
@@ -284,6 +308,7 @@ func (b *Bench) close() error {
 	if b.timeline != nil {
 		errs = append(errs, b.timeline.Close())
 	}
+	errs = append(errs, b.lock.Close())
 	return errors.Join(errs...)
 }
 
@@ -366,7 +391,16 @@ func (b *Bench) Fail(format string, args ...any) {
 	b.own = append(b.own, Violation{"own", fmt.Sprintf(format, args...)})
 }
 
+// found is what the scenario itself found, and what ended without being told to.
 func (b *Bench) found() []Violation {
+	for more := true; more; {
+		select {
+		case err := <-b.Died():
+			b.Fail("%v", err)
+		default:
+			more = false
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.own
@@ -386,6 +420,10 @@ func (b *Bench) Upload(ctx context.Context, pipeline string, n int) ([]Event, er
 	return events, nil
 }
 
+// uploaded stands in the sender's log for an object that was written, in place of the function
+// that the stack delivers its event to.
+const uploaded = "upload"
+
 // UploadAs writes any object, and declares that its event starts a run of the pipeline.
 func (b *Bench) UploadAs(ctx context.Context, bucket, object, pipeline, content string) (Event, error) {
 	w := b.Store.Bucket(bucket).Object(object).NewWriter(ctx)
@@ -398,7 +436,7 @@ func (b *Bench) UploadAs(ctx context.Context, bucket, object, pipeline, content 
 	e := objectEvent(bucket, pipeline, object, w.Attrs().Generation)
 	b.Expect(e, "")
 	// Cloud Storage has it: that is the acknowledgement that its event will be delivered.
-	b.sent.append(Delivery{Time: time.Now(), Delivery: b.sent.reserve(1), Attempt: 1, Identity: e.Identity, Function: "upload", Status: 200})
+	b.sent.append(Delivery{Time: time.Now(), Delivery: b.sent.reserve(1), Attempt: 1, Deployment: e.deployment(), Identity: e.Identity, Function: uploaded, Status: 200})
 	b.mark()
 	return e, nil
 }
@@ -419,6 +457,7 @@ func (b *Bench) Await(ctx context.Context, what string, cond func() (bool, error
 		select {
 		case <-tick.C:
 		case err := <-b.Died():
+			b.Fail("%v", err)
 			return fmt.Errorf("waiting until %s: %w", what, err)
 		case <-ctx.Done():
 			return fmt.Errorf("waiting until %s: %w", what, errors.Join(context.Cause(ctx), last))

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,7 +12,7 @@ import (
 
 // Check holds the witnesses against each other and returns what they show to be broken:
 //
-//   - I1: each step of each key ran exactly one job that counted, under names without a hole, never two at once;
+//   - I1: each step of each key ran exactly one job that counted, under names without a hole, never two at once, and as many as it was to;
 //   - I2: each acknowledged event led to a run, a decision on record or a dead letter;
 //   - I3: each run says of its jobs what they themselves came to;
 //   - I4: the last run closed within the bound after the last fault;
@@ -52,12 +53,7 @@ func (c *checker) report(invariant, format string, args ...any) {
 	c.found = append(c.found, Violation{invariant, fmt.Sprintf(format, args...)})
 }
 
-func (c *checker) deployment(w Want) string {
-	if w.Deployment == "" {
-		return c.Deployment
-	}
-	return w.Deployment
-}
+func (c *checker) deployment(w Want) string { return cmp.Or(w.Deployment, c.Deployment) }
 
 // holes is how far behind a name without a job another is looked for.
 const holes = 10
@@ -124,11 +120,30 @@ func (c *checker) step(w Want, step string) {
 	case w.Outcome == runs.OutcomeSucceeded && done == 0 && !c.open(w):
 		c.report("I1", "%s has no job that was done, of %d", of, len(jobs))
 	}
+	launched := len(slices.DeleteFunc(slices.Clone(jobs), func(j Job) bool { return j.Replaces != "" }))
+	closed := len(c.runs[runs.RunID(c.deployment(w), w.Pipeline, w.Key)]) > 0 && !c.open(w)
+	if want := w.jobs(step); want != AnyJobs && (launched > want || launched < want && closed) {
+		c.report("I1", "%s has %d jobs, want %d", of, launched, want)
+	}
+}
+
+// jobs is how many jobs a step is to have.
+func (w Want) jobs(step string) int {
+	n, said := w.Jobs[step]
+	switch {
+	case w.Fate == Anything:
+		return AnyJobs
+	case w.Fate != Runs:
+		return 0
+	case !said:
+		return 1
+	}
+	return n
 }
 
 // open says that the key's run is not over, which left reports.
 func (c *checker) open(w Want) bool {
-	return slices.Contains(c.Open, runs.RunID(c.Deployment, w.Pipeline, w.Key))
+	return slices.Contains(c.Open, runs.RunID(c.deployment(w), w.Pipeline, w.Key))
 }
 
 func clock(t time.Time) string {
@@ -149,8 +164,8 @@ func (c *checker) run(w Want) {
 		c.report("I2", "%s was to lead to %s, and has the run %s", w.Identity, w.Fate, id)
 		return
 	}
-	if most := max(w.Executions, 1); len(executions) > most {
-		c.report("I1", "run %s was started %d times, want %d", id, len(executions), most)
+	if want := max(w.Executions, 1); len(executions) != want && w.Fate == Runs {
+		c.report("I1", "run %s was started %d times, want %d", id, len(executions), want)
 	}
 	last := executions[len(executions)-1]
 	if last.Closed.IsZero() {
@@ -219,6 +234,7 @@ func truly(last string, said runs.StepResult) bool {
 // accounts checks I2: of every event that was acknowledged, and of every decision that names a run or a letter.
 func (c *checker) accounts() {
 	letters, lettersOf := map[string]bool{}, map[string]bool{}
+	stored := map[string]bool{} // identities of objects whose events the stack delivers
 	for _, l := range c.Letters {
 		letters[l.Body] = true
 		lettersOf[l.Identity] = true
@@ -236,39 +252,56 @@ func (c *checker) accounts() {
 			c.report("I2", "the functions say that %s went to the dead-letter topic, which does not have it", d.Identity)
 		}
 	}
-	acknowledged, answered := map[string]bool{}, map[string]bool{} // by identity, by body
-	pending := map[string]int{}
+	acknowledged, answered := map[sent]time.Time{}, map[string]bool{} // the first time; by body
+	pending := map[sent]int{}
 	for _, d := range c.Deliveries {
-		if d.acknowledged() || d.GivenUp {
-			acknowledged[d.Identity], answered[d.Body] = true, true
-			if d.GivenUp {
-				letters[d.Body], lettersOf[d.Identity] = true, true
-			}
-		} else {
-			pending[d.Identity]++
-		}
-	}
-	wanted := map[string]bool{}
-	for _, w := range c.Wants {
-		wanted[w.Identity] = true
-		if w.Identity != "" && !acknowledged[w.Identity] || w.Identity == "" && !answered[w.Body] {
-			c.report("I2", "%s was never acknowledged, in %d attempts", name(w), pending[w.Identity])
+		to := sent{cmp.Or(d.Deployment, c.Deployment), d.Identity}
+		if !d.acknowledged() && !d.GivenUp {
+			pending[to]++
 			continue
 		}
-		run := c.runs[runs.RunID(c.deployment(w), w.Pipeline, w.Key)] != nil && w.Pipeline != ""
+		answered[d.Body] = true
+		if at, again := acknowledged[to]; !again || d.Time.Before(at) {
+			acknowledged[to] = d.Time
+		}
+		if d.GivenUp {
+			letters[d.Body], lettersOf[d.Identity] = true, true
+		}
+		if d.Function == uploaded {
+			stored[d.Identity] = true
+		}
+	}
+	wanted := map[sent]bool{}
+	for _, w := range c.Wants {
+		to := sent{c.deployment(w), w.Identity}
+		wanted[to] = true
+		at, ok := acknowledged[to]
+		if w.Identity != "" && !ok || w.Identity == "" && !answered[w.Body] {
+			c.report("I2", "%s was never acknowledged, in %d attempts", name(w), pending[to])
+			continue
+		}
+		executions := c.runs[runs.RunID(c.deployment(w), w.Pipeline, w.Key)]
+		run := len(executions) > 0 && w.Pipeline != ""
 		letter := letters[w.Body] && w.Body != "" || lettersOf[w.Identity] && w.Identity != ""
 		skipped := decided[w.Identity]["skipped"]
 		met := map[Fate]bool{Runs: run, DeadLetters: letter, Skipped: skipped, Anything: run || letter || skipped || decided[w.Identity]["signalled"] || decided[w.Identity]["key-taken"]}[w.Fate]
-		if !met {
+		switch {
+		case !met:
 			c.report("I2", "%s was acknowledged and did not lead to %s; its decisions: %s", name(w), w.Fate, list(decided[w.Identity]))
+		case w.Fate == Runs && !letter && !stored[w.Identity] && executions[0].Started.After(at):
+			// A delivery that came later has covered it up.
+			c.report("I2", "%s was acknowledged at %s, before its run was started at %s", name(w), clock(at), clock(executions[0].Started))
 		}
 	}
-	for identity := range acknowledged {
-		if identity != "" && !wanted[identity] {
-			c.report("I2", "%s was sent, and the scenario does not say what it is to lead to", identity)
+	for to := range acknowledged {
+		if to.identity != "" && !wanted[to] {
+			c.report("I2", "%s was sent, and the scenario does not say what it is to lead to", to.identity)
 		}
 	}
 }
+
+// sent is an event as one deployment gets it.
+type sent struct{ deployment, identity string }
 
 func name(w Want) string {
 	if w.Identity != "" {

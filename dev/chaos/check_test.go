@@ -41,13 +41,13 @@ func sound() Record {
 	return Record{
 		Deployment: Deployment,
 		Wants: []Want{
-			{Identity: "one", Fate: Runs, Pipeline: testPipeline, Key: "one", Steps: []string{testStep}, Outcome: runs.OutcomeSucceeded},
+			{Identity: "one", Fate: Runs, Pipeline: testPipeline, Key: "one", Steps: []string{testStep}, Outcome: runs.OutcomeSucceeded, Jobs: map[string]int{testStep: 2}},
 			{Identity: "two", Fate: Skipped, Pipeline: testPipeline, Key: "two", Steps: []string{testStep}},
 			{Body: "poison", Fate: DeadLetters},
 		},
 		Deliveries: []Delivery{
 			{Delivery: 1, Attempt: 1, Identity: "one", Body: "b1", Status: 503},
-			{Delivery: 1, Attempt: 2, Identity: "one", Body: "b1", Status: 200},
+			{Delivery: 1, Attempt: 2, Identity: "one", Body: "b1", Status: 200, Time: at(1)},
 			{Delivery: 2, Attempt: 1, Identity: "two", Body: "b2", Status: 200},
 			{Delivery: 3, Attempt: 1, Body: "poison", Status: 200},
 		},
@@ -102,6 +102,15 @@ func TestBrokenEvidenceIsReported(t *testing.T) {
 		{"a job launched while the one before never ended", "I1", "two jobs at once", func(r *Record) {
 			r.Jobs[0].Ended = time.Time{}
 		}},
+		{"a job more than there was to be", "I1", "has 2 jobs, want 1", func(r *Record) {
+			r.Wants[0].Jobs = nil
+		}},
+		{"a job less than there was to be", "I1", "has 2 jobs, want 3", func(r *Record) {
+			r.Wants[0].Jobs[testStep] = 3
+		}},
+		{"a job of an event that was to be skipped", "I1", "has 1 jobs, want 0", func(r *Record) {
+			r.Jobs = append(r.Jobs, Job{Name: jobNamed("two", 1), Launched: at(1), Ended: at(2), State: "JOB_STATE_DONE"})
+		}},
 		{"a hole in the names", "I1", "no job of attempt 1", func(r *Record) {
 			r.Jobs = r.Jobs[1:]
 		}},
@@ -122,8 +131,17 @@ func TestBrokenEvidenceIsReported(t *testing.T) {
 		{"a run that was started twice", "I1", "started 2 times", func(r *Record) {
 			r.Runs = append(r.Runs, r.Runs[0])
 		}},
+		{"a run that was to be started again, and was not", "I1", "started 1 times, want 2", func(r *Record) {
+			r.Wants[0].Executions = 2
+		}},
 		{"an event that was acknowledged and led to nothing", "I2", "did not lead to a run", func(r *Record) {
 			r.Runs = nil
+		}},
+		{"an event that was acknowledged before there was a run", "I2", "before its run was started", func(r *Record) {
+			r.Runs[0].Started = at(2)
+		}},
+		{"an event that only another deployment acknowledged", "I2", "never acknowledged", func(r *Record) {
+			r.Deliveries[1].Deployment = "neighbour"
 		}},
 		{"an event that was never acknowledged", "I2", "never acknowledged", func(r *Record) {
 			r.Deliveries[1].Status = 503
@@ -197,6 +215,7 @@ func TestBrokenEvidenceIsReported(t *testing.T) {
 
 func TestAStreamingUpdateIsNoSecondJob(t *testing.T) {
 	r := sound()
+	r.Wants[0].Jobs = nil
 	r.Jobs = []Job{
 		{Name: jobNamed("one", 1), ID: "old", Launched: at(1), Ended: at(5), State: "JOB_STATE_UPDATED"},
 		{Name: jobNamed("one", 1), ID: "new", Launched: at(4), Ended: at(9), State: "JOB_STATE_DRAINED", Replaces: "old"},

@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/penstock/penstock/dev/faults"
 )
 
 // dataflowTrouble are stories about a Dataflow that does not answer, refuses, or is gone.
-var dataflowTrouble = []Scenario{launchAnswerLost(), launchAnswerLostJobEnds(), throttled(), emulatorKilled()}
+var dataflowTrouble = []Scenario{launchAnswerLost(), launchAnswerLostJobEnds(), nameTaken(), throttled(), emulatorKilled()}
 
 // lostAnswers loses the answers to three of ten launches, which took effect.
 var lostAnswers = faults.Rule{Name: "lost-answers", At: faults.Dataflow, Fault: faults.Reset, Committed: true, Operation: "*.launch", Rate: Rate(0.3)}
@@ -47,18 +48,77 @@ func launchAnswerLost() Scenario {
 func launchAnswerLostJobEnds() Scenario {
 	return Scenario{
 		Name:  "launch-answer-lost-job-ends",
-		What:  "three of ten launches are not answered, and their jobs are over before anybody looks, so that their names are free again. They are found in the list of all states, before news of them come",
+		What:  "three of ten launches are not answered, and their jobs are over before anybody looks, so that their names are free again; and the list shows them late. They are found in the list of all states, before news of them come",
 		Bound: 2 * time.Minute,
 		Short: true,
 		Setup: Setup{
 			Env: []string{"PENSTOCK_SAFETY_INTERVAL=1h"},
 			Faults: []faults.Rule{
 				lostAnswers,
-				// A run looks for its job after 5 s, and for the last time after 9 s: the call's time and the horizon.
+				// A run looks for its job after 5 s, in vain, and for the last time after 9 s: the call's time and the horizon.
+				{Name: "late-list", At: faults.Dataflow, Fault: faults.ListLag, Delay: faults.Duration(7 * time.Second)},
 				{Name: "late-news", At: faults.Events, Fault: faults.Delay, Operation: "job-status*", Delay: faults.Duration(15 * time.Second)},
 			},
 		},
 		Run: func(ctx context.Context, b *Bench) error { return runLosing(ctx, b, b.N(200)) },
+	}
+}
+
+// nameTaken has launches repeated because the list does not show their jobs in time, which
+// is where the two ways in which Dataflow meets a second launch of a name matter.
+func nameTaken() Scenario {
+	rule := func(pipeline string, f faults.Fault) faults.Rule {
+		return faults.Rule{Name: string(f) + "-" + pipeline, At: faults.Dataflow, Fault: f, Subject: jobsOf(pipeline)}
+	}
+	hidden, late := rule("refused", faults.HideQueued), rule("given", faults.ListLag)
+	late.Delay = faults.Duration(15 * time.Second)
+	refused, given := rule("refused", faults.SameName), rule("given", faults.SameName)
+	refused.Form, given.Form = "conflict", "existing"
+	return Scenario{
+		Name:  "name-taken",
+		What:  "launches are not answered, and the list does not show their jobs, which are active, before they are launched again: it lags, or leaves queued ones out. Dataflow answers 409, or with the job that it has. Each run goes on with its one job",
+		Bound: 45 * time.Second,
+		Setup: Setup{
+			Pipelines: files(pipelineOf("refused", "queued"), pipelineOf("given", "quick")),
+			Images:    map[string]string{"queued": `{"script": [{"state": "QUEUED"}, {"after": "14s", "state": "RUNNING"}, {"after": "300ms", "state": "DONE"}]}`},
+			Env:       []string{"PENSTOCK_SAFETY_INTERVAL=1h"},
+			Faults: []faults.Rule{
+				{Name: "launches", At: faults.Dataflow, Fault: faults.Latency, Delay: faults.Duration(time.Millisecond), Operation: "*.launch"},
+				{Name: "silence", At: faults.Events, Fault: faults.Lose, Operation: "job-status*"},
+				hidden, late, refused, given, held("given"),
+			},
+		},
+		Run: func(ctx context.Context, b *Bench) error {
+			n := b.N(40) / 2
+			all := slices.Concat(b.Objects("refused", n), b.Objects("given", n))
+			return inTurn(
+				func() error {
+					// Each job's first launch, and none after.
+					return b.Fault(faults.Rule{Name: "first-answers", At: faults.Dataflow, Fault: faults.Reset, Committed: true, Operation: "*.launch", Count: 2 * n})
+				},
+				func() error { return b.Deliver(ctx, Load{Events: all}) },
+				func() error {
+					return b.Await(ctx, "each job is launched a second time", func() (bool, error) {
+						strikes, err := b.strikes()
+						launches := map[string]int{}
+						for _, s := range strikes {
+							if s.Rule == "launches" {
+								launches[s.Job]++
+							}
+						}
+						again := 0
+						for _, times := range launches {
+							if times > 1 {
+								again++
+							}
+						}
+						return again == 2*n, err
+					})
+				},
+				func() error { return b.EndFault("silence") },
+				func() error { return b.EndFault("held-given") },
+			)
+		},
 	}
 }
 

@@ -7,7 +7,14 @@ var dataflowMutants = []Mutant{
 		Removes: "the look for a job of the name before each launch", Program: "worker", File: "worker/activities.go",
 		Old:      `	reply := a.find(ctx, in, label, spec, req.Hints)`,
 		New:      `	reply := launchReply{Kind: replyNone}`,
-		Scenario: "launch-answer-lost-job-ends", Size: Short, Invariant: "I1",
+		Scenario: "launch-answer-lost-job-ends", Size: Short, Invariant: "I1", Says: "after",
+	},
+	{
+		Name:    "no-horizon",
+		Removes: "the wait until a launch that was not answered must be in the list", Program: "worker", File: "worker/launch.go",
+		Old:      `j.launch(over || now.Before(doubt))`,
+		New:      `j.launch(over)`,
+		Scenario: "launch-answer-lost-job-ends", Size: Short, Invariant: "I1", Says: "after",
 	},
 	{
 		Name:    "any-job-under-the-name",
@@ -18,7 +25,7 @@ var dataflowMutants = []Mutant{
 `,
 		New: `	s.JobID = j.state.JobID
 `,
-		Scenario: "false-status", Size: Short, Invariant: "I3",
+		Scenario: "false-status", Size: Short, Invariant: "I3", Says: "want succeeded",
 	},
 	{
 		Name:    "news-in-any-order",
@@ -31,20 +38,20 @@ var dataflowMutants = []Mutant{
 	case known.State != "":
 		return true
 `,
-		Scenario: "false-status", Size: Short, Invariant: "left",
+		Scenario: "false-status", Size: Short, Invariant: "left", Says: "is still open",
 	},
 	{
 		Name:    "retry-at-will",
 		Removes: "the handling of Retry-After", Program: "worker", File: "dataflow/client.go",
 		Old:      `		e.Violations, e.RetryAfter = a.violations, a.retryAfter`,
 		New:      `		e.Violations = a.violations`,
-		Scenario: "throttled", Size: Short, Invariant: "own",
+		Scenario: "throttled", Size: Short, Invariant: "own", Says: "Retry-After",
 	},
 	{
 		Name:    "launch-past-the-deadline",
 		Removes: "the deadline after which an activity writes nothing", Program: "worker", File: "worker/activities.go",
 		Old:      `	return a.tryLaunch(ctx, req), nil`,
 		New:      `	return a.tryLaunch(context.WithoutCancel(ctx), req), nil`,
-		Scenario: "paused-worker", Size: Short, Invariant: "I1",
+		Scenario: "paused-worker", Size: Short, Invariant: "I1", Says: "after",
 	},
 }

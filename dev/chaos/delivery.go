@@ -58,10 +58,10 @@ var delivery = []Scenario{
 	{
 		Name:  "poison",
 		Alone: true,
-		What:  "One event in twenty can never be handled: it becomes a dead letter, and the others run.",
+		What:  "One event in twenty can never be handled: it becomes a dead letter. One in twenty is not wanted, which is on record. The others run.",
 		Short: true,
 		Bound: 4 * time.Minute, // as in duplicates
-		Setup: Setup{Pipelines: map[string]string{"orders.yaml": Orders, "exports.yaml": exports}, Env: []string{patient}},
+		Setup: Setup{Pipelines: map[string]string{"orders.yaml": Orders, "exports.yaml": exports, "large.yaml": large}, Env: []string{patient}},
 		Run:   poison,
 	},
 	{
@@ -121,8 +121,19 @@ func functionsKilled(direction faults.Direction) func(context.Context, *Bench) e
 		if n, err := b.startedOf(ctx, events); err != nil || n != started {
 			return fmt.Errorf("at the kill Temporal had %d of %d runs, want %d: %w", n, len(events), started, err)
 		}
-		if err := b.EndFault("parked"); err != nil {
+		// What the dead had sent, and Temporal has not yet, is lost with their connection.
+		if err := inTurn(
+			func() error {
+				return b.Fault(faults.Rule{Name: "gone", At: faults.Temporal, Operation: "functions", Fault: faults.Reset})
+			},
+			func() error { return b.AwaitStruck(ctx, "gone", 1) },
+			func() error { return b.EndFault("parked") },
+			func() error { return b.EndFault("gone") },
+		); err != nil {
 			return err
+		}
+		if n, err := b.startedOf(ctx, events); err != nil || n != started {
+			return fmt.Errorf("after the kill Temporal had %d of %d runs, want %d: %w", n, len(events), started, err)
 		}
 		if err := b.Start(ctx, "functions"); err != nil {
 			return err
@@ -162,10 +173,17 @@ steps:
       parameters: {input: "${event.data.file}", step: load}
 `
 
+// large wants objects of a size that none has.
+var large = strings.NewReplacer("name: orders", "name: large", `"orders/**"}`, `"large/**"}`+"\n    when: event.size > 1000").Replace(Orders)
+
 func poison(ctx context.Context, b *Bench) error {
 	n := b.N(400)
 	bad := n / 20
-	events := b.Objects("orders", n-bad-bad)
+	events := b.Objects("orders", n-3*bad)
+	for _, e := range b.Objects("large", bad) {
+		e.Fate = Skipped
+		events = append(events, e)
+	}
 	for i := range bad {
 		events = append(events, b.Message("exports", "exports", map[string]string{"file": fmt.Sprintf("gs://exports/%d", i)}))
 	}

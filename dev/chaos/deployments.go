@@ -24,11 +24,11 @@ func twoDeployments() Scenario {
 	heldThere.Name, heldThere.Subject = "held-there", neighbour+"-held-*"
 	return Scenario{
 		Name:  "two-deployments",
-		What:  "two deployments in one project, namespace and bucket have the same pipelines and get the same events; runs of one are cancelled, others left without anybody to watch their jobs, and both sweep for orphans. Each runs its own and touches no job of the other",
+		What:  "two deployments in one project, namespace and bucket, also for their ledgers, have the same pipelines and get the same events; runs of one are cancelled, others left without anybody to watch their jobs, and both sweep for orphans. Each runs its own and touches no job of the other",
 		Short: true,
 		Bound: time.Minute,
 		Setup: Setup{
-			Pipelines: files(pipelineOf("brief", "quick"), pipelineOf("held", "quick"), pipelineOf("cancelled", "endless"), pipelineOf("orphaned", "endless")),
+			Pipelines: files(pipelineOf("brief", "quick")+keep, pipelineOf("held", "quick"), pipelineOf("cancelled", "endless"), pipelineOf("orphaned", "endless")),
 			Faults:    []faults.Rule{held("held"), heldThere},
 			// No job asks for a sweep by itself: whose it is that comes first is the story's to say.
 			Env: []string{"PENSTOCK_ORPHANS=cancel", "PENSTOCK_ORPHAN_RECHECK=2s", "PENSTOCK_SWEEP_GATHER=1s", "PENSTOCK_SAFETY_INTERVAL=10m"},
@@ -52,18 +52,18 @@ func twoDeployments() Scenario {
 				func() error { return each(cancelled, func(e Event) error { return b.Cancel(ctx, e) }) },
 				// The neighbour's sweep comes first: it is to leave alone what is not its own.
 				func() error { return b.abandon(ctx, orphaned) },
-				func() error { return b.Sweep(ctx, neighbour) },
+				func() error { return b.Sweep(ctx, neighbour, n) },
 				func() error { return b.stillRun(orphaned) },
-				func() error { return b.Sweep(ctx, Deployment) },
+				func() error { return b.Sweep(ctx, Deployment, n) },
 				func() error { return b.cancelledBySweep(ctx, orphaned) },
 				// And now the other way round, with both at it.
 				func() error {
 					return each(atNeighbour(cancelled), func(e Event) error { return b.Cancel(ctx, e) })
 				},
 				func() error { return b.abandon(ctx, atNeighbour(orphaned)) },
-				func() error { return b.Sweep(ctx, Deployment) },
+				func() error { return b.Sweep(ctx, Deployment, n) },
 				func() error { return b.stillRun(atNeighbour(orphaned)) },
-				func() error { return b.Sweep(ctx, neighbour) },
+				func() error { return b.Sweep(ctx, neighbour, n) },
 				func() error { return b.cancelledBySweep(ctx, atNeighbour(orphaned)) },
 				func() error { return b.stillRun(slices.Concat(kept, atNeighbour(kept))) },
 				func() error { return b.EndFault("held-held") },
@@ -109,7 +109,7 @@ func handedOverUnderSweep() Scenario {
 				},
 				func() error { return b.resetUnderSweep(ctx, reset, resets, ask) },
 				func() error { return b.cancelledBySweep(ctx, orphaned) },
-				func() error { return b.Sweep(ctx, Deployment) },
+				func() error { return b.Sweep(ctx, Deployment, n) },
 				func() error { return b.stillRun(slices.Concat(reset, retried)) },
 				func() error { return b.EndFault("held-reset") },
 				func() error { return b.EndFault("held-retried") },
@@ -176,8 +176,9 @@ func (b *Bench) abandon(ctx context.Context, events []Event) error {
 	})
 }
 
-// Sweep asks for a deployment's sweep, as a safety timer does, and waits for its end.
-func (b *Bench) Sweep(ctx context.Context, deployment string) error {
+// Sweep asks for a deployment's sweep, as a safety timer does, and waits for its end. It is
+// to see so many jobs at least, be they whose they may.
+func (b *Bench) Sweep(ctx context.Context, deployment string, jobs int) error {
 	b.Say("the sweep of %s", deployment)
 	at := runs.Place{Deployment: deployment, Project: Project, Location: Location}
 	if err := runs.AskForSweep(ctx, b.Temporal, at, runs.SweepAsk{}); err != nil {
@@ -188,6 +189,9 @@ func (b *Bench) Sweep(ctx context.Context, deployment string) error {
 		return fmt.Errorf("the sweep of %s: %w", deployment, err)
 	}
 	b.Say("the sweep of %s saw %d jobs, %d of its own; %d suspects, %d cleared, %d orphans", deployment, result.Seen, result.Ours, result.Suspects, result.Cleared, result.OrphanCount)
+	if result.Seen < jobs {
+		b.Fail("the sweep of %s saw %d jobs, want %d at least: the story was not told", deployment, result.Seen, jobs)
+	}
 	return nil
 }
 

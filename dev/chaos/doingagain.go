@@ -24,8 +24,10 @@ func (b *Bench) forgetFunctions(ctx context.Context) error {
 	)
 }
 
+// keep has the runs of a pipelines file claim their keys.
+const keep = "dedupe: {keep: forever}\n"
+
 func retention() Scenario {
-	const keep = "dedupe: {keep: forever}\n"
 	return Scenario{
 		Name:  "retention",
 		What:  "runs end, Temporal's retention passes and Dataflow forgets their jobs, and every event comes again: each ends as duplicate of the first run, and no job is launched",
@@ -168,6 +170,10 @@ func redriveTwice() Scenario {
 					}
 					if len(left.DeadLetters) > 0 {
 						b.Fail("%d dead letters are left", len(left.DeadLetters))
+					}
+					// Before they come by another way.
+					if started, err := b.startedOf(ctx, events); err != nil || started != n {
+						b.Fail("of %d events that were redriven %d have runs (%v)", n, started, err)
 					}
 					return b.Deliver(ctx, Load{Events: events})
 				},

@@ -26,8 +26,10 @@ type Event struct {
 	Fate     Fate
 	// Outcome of its run; AnyOutcome: that of its jobs, whichever it is.
 	Outcome runs.Outcome
-	// Executions is how often the run may be started, with retries and resets. 0: once.
+	// Executions is how often the run is started, with retries and resets. 0: once.
 	Executions int
+	// Jobs is how many jobs each step of its run has, where it is not one; AnyJobs: as many as it takes.
+	Jobs map[string]int
 	// Deployment is whose functions get it; empty: the bench's own.
 	Deployment string
 	// Request makes a delivery of it: no two need be the same, but one that comes again is.
@@ -146,7 +148,7 @@ func (b *Bench) Shuffle(events []Event) []Event {
 
 // want is what an event is to lead to, for the checker.
 func (e Event) want(steps map[string][]string, body string) Want {
-	w := Want{Identity: e.Identity, Pipeline: e.Pipeline, Key: e.Key, Fate: e.Fate, Outcome: e.Outcome, Executions: e.Executions, Deployment: e.deployment(), Steps: steps[e.Pipeline]}
+	w := Want{Identity: e.Identity, Pipeline: e.Pipeline, Key: e.Key, Fate: e.Fate, Outcome: e.Outcome, Executions: e.Executions, Jobs: e.Jobs, Deployment: e.deployment(), Steps: steps[e.Pipeline]}
 	if w.Fate == "" {
 		w.Fate = Runs
 	}

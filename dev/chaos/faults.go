@@ -44,7 +44,12 @@ func (b *Bench) AwaitStruck(ctx context.Context, name string, n int) error {
 // Kill ends a part (temporal, functions, worker, …) with SIGKILL.
 func (b *Bench) Kill(part string) error {
 	b.Say("SIGKILL the %s", part)
-	return b.part(part, (*stack.Part).Kill)
+	return b.part(part, func(p *stack.Part) error {
+		if !p.Running() {
+			return fmt.Errorf("the %s was to be killed, and does not run", part)
+		}
+		return p.Kill()
+	})
 }
 
 // Stop ends a part with SIGTERM, and with SIGKILL after 10 seconds.

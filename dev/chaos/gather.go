@@ -71,19 +71,25 @@ func (b *Bench) AwaitClosed(ctx context.Context) error {
 		if err != nil {
 			return false, err
 		}
-		have := map[string]bool{}
+		have, counted := map[string]int{}, map[string]bool{}
+		count := func(id, execution string) {
+			if !counted[execution] {
+				counted[execution] = true
+				have[id]++
+			}
+		}
 		for _, e := range closed {
-			have[e.GetExecution().GetWorkflowId()] = true
+			count(e.GetExecution().GetWorkflowId(), e.GetExecution().GetRunId())
 		}
 		b.mu.Lock()
 		wants := slices.Clone(b.wants)
 		for _, run := range b.kept {
-			have[run.ID] = true
+			count(run.ID, run.RunID)
 		}
 		b.mu.Unlock()
 		for _, w := range wants {
 			id := runs.RunID(w.Deployment, w.Pipeline, w.Key)
-			if w.Fate != Runs || have[id] {
+			if w.Fate != Runs || have[id] >= max(w.Executions, 1) {
 				continue
 			}
 			d, err := b.Temporal.DescribeWorkflowExecution(ctx, id, "")
@@ -99,6 +105,8 @@ func (b *Bench) AwaitClosed(ctx context.Context) error {
 				return false, err
 			case d.GetWorkflowExecutionInfo().GetStatus() == enumspb.WORKFLOW_EXECUTION_STATUS_RUNNING:
 				return false, fmt.Errorf("run %s is open", id)
+			case w.Executions > 1:
+				return false, fmt.Errorf("%d executions of run %s are closed, want %d", have[id], id, w.Executions)
 			}
 		}
 		return true, nil
@@ -107,7 +115,7 @@ func (b *Bench) AwaitClosed(ctx context.Context) error {
 
 func (b *Bench) uploaded(identity string) bool {
 	lines, _ := b.sent.all()
-	return slices.ContainsFunc(lines, func(d Delivery) bool { return d.Identity == identity && d.Function == "upload" })
+	return slices.ContainsFunc(lines, func(d Delivery) bool { return d.Identity == identity && d.Function == uploaded })
 }
 
 // list lists workflows of Penstock's but the sweep, which nobody waits for.
@@ -398,22 +406,35 @@ func openLetterBox(ctx context.Context, s *stack.Stack) (*letterBox, error) {
 	return l, nil
 }
 
-// await gives the letters once there are as many as the functions say, or after a while.
+// await gives the letters once there is one of each event that the functions say, or after a while.
 func (l *letterBox) await(ctx context.Context, decisions []Decision) []Letter {
-	said := 0
+	said := map[string]bool{} // identities; several letters have none
+	nameless := 0
 	for _, d := range decisions {
-		if d.Decision == "dead-lettered" {
-			said++
+		switch {
+		case d.Decision != "dead-lettered":
+		case d.Identity == "":
+			nameless++
+		default:
+			said[d.Identity] = true
 		}
 	}
-	late := time.After(5 * time.Second)
+	late := time.After(30 * time.Second)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		l.mu.Lock()
 		letters := slices.Clone(l.letters)
 		l.mu.Unlock()
-		if len(letters) >= said {
+		got, without := map[string]bool{}, 0
+		for _, letter := range letters {
+			if letter.Identity == "" {
+				without++
+			} else if said[letter.Identity] {
+				got[letter.Identity] = true
+			}
+		}
+		if len(got) == len(said) && without >= nameless {
 			return letters
 		}
 		select {

@@ -84,6 +84,15 @@ func executions(events []Event, n int) []Event {
 	return events
 }
 
+// withJobs gives the events this number of jobs of a step.
+func withJobs(events []Event, step string, n int) []Event {
+	events = slices.Clone(events)
+	for i := range events {
+		events[i].Jobs = map[string]int{step: n}
+	}
+	return events
+}
+
 // inTurn does one thing after the other, until one fails.
 func inTurn(steps ...func() error) error {
 	for _, step := range steps {
@@ -218,12 +227,16 @@ func runResetAfterChildEnd() Scenario {
 		},
 		Run: func(ctx context.Context, b *Bench) error {
 			n := b.N(24) / 2
-			all := executions(slices.Concat(b.Objects("done", n), outcome(b.Objects("failed", n), runs.OutcomeFailed)), 2)
+			failed := withJobs(outcome(b.Objects("failed", n), runs.OutcomeFailed), only, 2)
+			all := slices.Concat(b.Objects("done", n), failed)
 			return inTurn(
 				func() error { return b.Deliver(ctx, Load{Events: all}) },
 				func() error { return b.AwaitRunsClosed(ctx, all) },
 				func() error {
 					b.Say("reset %d runs", len(all))
+					for _, e := range executions(all, 2) {
+						b.ExpectAnew(e)
+					}
 					return each(all, func(e Event) error { return b.Reset(ctx, e, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED) })
 				},
 				func() error { b.mark(); return nil },
@@ -235,15 +248,17 @@ func runResetAfterChildEnd() Scenario {
 func cancelDuringLaunch() Scenario {
 	return Scenario{
 		Name:  "cancel-during-launch",
-		What:  "runs are cancelled while their launch is under way: it takes effect and is not answered, and its job's status events come or are lost; it never takes effect; or it is slow. What was launched is cancelled and named, and nothing is launched after",
+		What:  "runs are cancelled while their launch is under way: it takes effect and is not answered, and its job's status events come or are lost; it never takes effect; or it is slow, and its job not ready for a cancel at first. What was launched is cancelled and named, and nothing is launched after",
 		Short: true,
 		Bound: time.Minute,
 		Setup: Setup{
 			Pipelines: files(pipelineOf("kept", "endless"), pipelineOf("unheard", "endless"), pipelineOf("lost", "endless"), pipelineOf("slow", "endless")),
+			Env:       []string{"PENSTOCK_CALL_TIMEOUT=15s"}, // no launch is given up before its run is cancelled
 			Faults: []faults.Rule{
 				unanswered("kept", true), unanswered("unheard", true), unanswered("lost", false),
 				{Name: "unheard", At: faults.Events, Fault: faults.Lose, Operation: "job-status", Subject: Deployment + "-unheard-*"},
-				{Name: "slow", At: faults.Dataflow, Fault: faults.Latency, Delay: faults.Duration(2 * time.Second), Operation: "*.launch", Subject: Deployment + "-slow-*"},
+				{Name: "slow", At: faults.Dataflow, Fault: faults.Latency, Delay: faults.Duration(time.Hour), Operation: "*.launch", Subject: Deployment + "-slow-*"},
+				{Name: "not-ready", At: faults.Dataflow, Fault: faults.CancelNotReady, Delay: faults.Duration(3 * time.Second), Subject: Deployment + "-slow-*"},
 			},
 		},
 		Run: func(ctx context.Context, b *Bench) error {
@@ -252,11 +267,13 @@ func cancelDuringLaunch() Scenario {
 			for _, pipeline := range []string{"kept", "unheard", "lost", "slow"} {
 				all = append(all, outcome(b.Objects(pipeline, n), runs.OutcomeCancelled)...)
 			}
+			copy(all[2*n:], withJobs(all[2*n:3*n], only, 0)) // of lost
 			return inTurn(
 				func() error { return b.Deliver(ctx, Load{Events: all}) },
 				func() error { return b.AwaitStruck(ctx, "unanswered-kept", n) },
 				func() error { return b.AwaitStruck(ctx, "unanswered-unheard", n) },
 				func() error { return b.AwaitStruck(ctx, "unanswered-lost", n) },
+				func() error { return b.AwaitStruck(ctx, "slow", n) },
 				func() error {
 					b.Say("cancel %d runs", len(all))
 					return each(all, func(e Event) error { return b.Cancel(ctx, e) })
@@ -296,7 +313,7 @@ func oneOfThreeFails() Scenario {
 		Bound: time.Minute,
 		Setup: Setup{Pipelines: files(oneOfThree)},
 		Run: func(ctx context.Context, b *Bench) error {
-			return b.Deliver(ctx, Load{Events: outcome(b.Objects("three", b.N(20)), runs.OutcomeFailed)})
+			return b.Deliver(ctx, Load{Events: withJobs(outcome(b.Objects("three", b.N(20)), runs.OutcomeFailed), "all", 0)})
 		},
 	}
 }

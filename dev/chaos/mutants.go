@@ -23,21 +23,21 @@ var lifecycleMutants = []Mutant{
 				return res
 			}
 `,
-		Scenario: "child-terminated", Size: Short, Invariant: "I1",
+		Scenario: "child-terminated", Size: Short, Invariant: "I1", Says: "two jobs at once", Stops: true,
 	},
 	{
 		Name:    "orphans-at-first-sight",
 		Removes: "the second look at orphans", Program: "worker", File: "worker/sweep.go",
 		Old:      `x.Since.Add(s.state.Settings.Timing.OrphanRecheck); now.Before(at)`,
 		New:      `x.Since; now.Before(at)`,
-		Scenario: "handed-over-under-sweep", Size: Short, Invariant: "own", // a healthy job is cancelled; what its run then tells of depends on the moment
+		Scenario: "handed-over-under-sweep", Size: Short, Invariant: "own", Says: "was to be left alone", // a healthy job is cancelled; what its run then tells of depends on the moment
 	},
 	{
 		Name:    "closed-runs-start-again",
 		Removes: "the policy that rejects duplicates of closed runs", Program: "functions", File: "functions/start.go",
 		Old:      `options.WorkflowIDReusePolicy = enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE`,
 		New:      `options.WorkflowIDReusePolicy = enumspb.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE`,
-		Scenario: "retention", Size: Short, Invariant: "I1",
+		Scenario: "retention", Size: Short, Invariant: "I1", Says: "was started 3 times",
 	},
 	{
 		Name:    "keys-unclaimed",
@@ -50,21 +50,21 @@ var lifecycleMutants = []Mutant{
 		return
 	}
 `,
-		Scenario: "retention", Size: Short, Invariant: "I1",
+		Scenario: "retention", Size: Short, Invariant: "I1", Says: "launched",
 	},
 	{
 		Name:    "any-contents-adopted",
 		Removes: "the comparison of a job's contents with the attempt's", Program: "worker", File: "worker/activities.go",
 		Old:      `	case spec != "" && job.Labels[runs.LabelSpec] != spec:`,
 		New:      `	case false:`,
-		Scenario: "changed-spec", Size: Short, Invariant: "I3",
+		Scenario: "changed-spec", Size: Short, Invariant: "I3", Says: "is succeeded, want failed",
 	},
 	{
 		Name:    "dead-letters-dropped",
 		Removes: "the dead letter of an event that nothing can be done with", Program: "functions", File: "functions/deadletter.go",
 		Old:      `	if err := r.publish(ctx, m); err != nil {`,
 		New:      `	if err := ctx.Err(); err != nil {`,
-		Scenario: "redrive-twice", Size: Short, Invariant: "I2",
+		Scenario: "redrive-twice", Size: Short, Invariant: "I2", Says: "went to the dead-letter topic, which does not have it",
 	},
 }
 
@@ -75,56 +75,56 @@ var furtherMutants = []Mutant{
 		Removes: "the look of a job's workflow at its run", Program: "worker", File: "worker/job.go",
 		Old:      `		j.setStop(runs.StopRunClosed)`,
 		New:      `		_ = runs.StopRunClosed`,
-		Scenario: "run-terminated", Size: Short, Invariant: "left",
+		Scenario: "run-terminated", Size: Short, Invariant: "left", Says: "is still JOB_STATE_RUNNING",
 	},
 	{
 		Name: "no-hand-over", OnRequest: true,
 		Removes: "the take-over of a job's workflow after a reset", Program: "worker", File: "worker/run.go",
 		Old:      `			r.takeOver(ctx, id, since)`,
 		New:      `			_ = r.takeOver`,
-		Scenario: "run-reset-before-child-end", Size: Short, Invariant: "left",
+		Scenario: "run-reset-before-child-end", Size: Short, Invariant: "left", Says: "is still open",
 	},
 	{
 		Name: "job-names-used-once", OnRequest: true,
 		Removes: "the reuse of a job's workflow ID after its end", Program: "worker", File: "worker/run.go",
 		Old:      `WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE`,
 		New:      `WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE`,
-		Scenario: "run-reset-after-child-end", Size: Short, Invariant: "left",
+		Scenario: "run-reset-after-child-end", Size: Short, Invariant: "left", Says: "is still open",
 	},
 	{
 		Name: "cancelled-launches-abandoned", OnRequest: true,
 		Removes: "the look for the job of an unanswered launch after a cancel", Program: "worker", File: "worker/launch.go",
 		Old:      `(doubt.IsZero() || !lookedAt.Before(doubt))`,
 		New:      `(doubt.IsZero() || !doubt.IsZero() || lookedAt.IsZero())`,
-		Scenario: "cancel-during-launch", Size: Short, Invariant: "left",
+		Scenario: "cancel-during-launch", Size: Short, Invariant: "left", Says: "is still JOB_STATE_RUNNING",
 	},
 	{
 		Name: "failures-alone", OnRequest: true,
 		Removes: "the stop of the other steps when one fails", Program: "worker", File: "worker/run.go",
 		Old:      `	r.stopAll(runs.StopFailing)`,
 		New:      `	_ = runs.StopFailing`,
-		Scenario: "one-of-three-fails", Size: Short, Invariant: "left",
+		Scenario: "one-of-three-fails", Size: Short, Invariant: "left", Says: "is still",
 	},
 	{
 		Name: "one-name-for-all-deployments", OnRequest: true,
 		Removes: "the deployment in a run's ID", Program: "functions", File: "runs/names.go",
 		Old:      `prefix := deployment + "/"`,
 		New:      `prefix := "chaos" + "/"`,
-		Scenario: "two-deployments", Size: Short, Invariant: "I2",
+		Scenario: "two-deployments", Size: Short, Invariant: "I2", Says: "did not lead to a run",
 	},
 	{
 		Name: "refusals-are-failures", OnRequest: true,
 		Removes: "the exemption of refusals for want of quota", Program: "worker", File: "worker/run.go",
 		Old:      `		if res.Quota {`,
 		New:      `		if false {`,
-		Scenario: "quota", Size: Short, Invariant: "I3",
+		Scenario: "quota", Size: Short, Invariant: "I3", Says: "want succeeded",
 	},
 	{
 		Name: "jobs-in-one-history", OnRequest: true,
 		Removes: "the new history of a job's workflow whose history is full", Program: "worker", File: "worker/job.go",
 		Old:      `	if !workflow.GetInfo(j.ctx).GetContinueAsNewSuggested() {`,
 		New:      `	if workflow.GetInfo(j.ctx) != nil {`,
-		Scenario: "status-flood", Size: Default, Invariant: "own",
+		Scenario: "status-flood", Size: Default, Invariant: "own", Says: "goes on in a new history",
 	},
 	{
 		Name: "troubled-sweeps-in-one-history", OnRequest: true,
@@ -133,13 +133,13 @@ var furtherMutants = []Mutant{
 			return false
 `,
 		New:      ``,
-		Scenario: "status-flood", Size: Default, Invariant: "own",
+		Scenario: "status-flood", Size: Default, Invariant: "own", Says: "goes on in a new history",
 	},
 	{
 		Name: "missed-left-missed", OnRequest: true,
 		Removes: "the start of what is missed", Program: "penstock", File: "service/reconcile.go",
 		Old:      `o.Verdict == FindingMissed && r.q.StartMissing`,
 		New:      `o.Verdict == FindingMissed && false`,
-		Scenario: "reconcile-twice", Size: Short, Invariant: "I2",
+		Scenario: "reconcile-twice", Size: Short, Invariant: "I2", Says: "did not lead to a run",
 	},
 }

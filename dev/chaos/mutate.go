@@ -29,10 +29,14 @@ type Mutant struct {
 	// File is the source file, from the repository's root, in which Old, found exactly once, becomes New.
 	File     string
 	Old, New string
-	// Scenario is the one that must fail, at Size, and Invariant one that it must find broken.
+	// Scenario is the one that must fail, at Size, with a violation of Invariant that says Says.
 	Scenario  string
 	Size      Size
 	Invariant string
+	Says      string
+	// Stops says that its story does not come to its end. Otherwise it must: of a story that
+	// was cut off anything can be found.
+	Stops bool
 	// OnRequest leaves it out unless it is named.
 	OnRequest bool
 }
@@ -115,12 +119,20 @@ type Trial struct {
 }
 
 // Caught says that the scenario found what it was to find.
-func (t Trial) Caught() bool {
-	return t.Err == nil && slices.ContainsFunc(t.Report.Violations, func(v Violation) bool { return v.Invariant == t.Mutant.Invariant })
+func (t Trial) Caught() bool { return t.Err == nil && t.evidence() >= 0 }
+
+// evidence is which violation shows what is missing; -1: none does.
+func (t Trial) evidence() int {
+	if t.Report.Err != nil && !t.Mutant.Stops {
+		return -1
+	}
+	return slices.IndexFunc(t.Report.Violations, func(v Violation) bool {
+		return v.Invariant == t.Mutant.Invariant && strings.Contains(v.Text, t.Mutant.Says)
+	})
 }
 
-// mutantWithin bounds a scenario of a mutant, whose story need not come to an end.
-const mutantWithin = time.Minute
+// mutantWithin bounds a scenario of a mutant, and of the same with nothing taken out.
+const mutantWithin = 90 * time.Second
 
 // RunMutants builds each mutant, runs its scenario and expects it to fail; first it runs
 // each of these scenarios with nothing taken out, and expects it to hold. names select
@@ -167,7 +179,7 @@ func RunMutants(ctx context.Context, o Options, names []string) (ok bool, err er
 func holds(ctx context.Context, o Options, chosen []Mutant) (bool, error) {
 	ok := true
 	for _, size := range []Size{Short, Default, Full} {
-		o.Size, o.Scenarios = size, nil
+		o.Size, o.Scenarios, o.Within = size, nil, mutantWithin
 		for _, m := range chosen {
 			if m.Size == size && !slices.Contains(o.Scenarios, m.Scenario) {
 				o.Scenarios = append(o.Scenarios, m.Scenario)
@@ -229,10 +241,9 @@ func (t Trial) print(w io.Writer) {
 	case t.Err != nil:
 		fmt.Fprintf(w, "    %v\n", t.Err)
 	case t.Caught():
-		i := slices.IndexFunc(t.Report.Violations, func(v Violation) bool { return v.Invariant == t.Mutant.Invariant })
-		fmt.Fprintf(w, "    %s\n", t.Report.Violations[i])
+		fmt.Fprintf(w, "    %s\n", t.Report.Violations[t.evidence()])
 	default:
-		fmt.Fprintf(w, "    it was to break %s\n", t.Mutant.Invariant)
+		fmt.Fprintf(w, "    it was to break %s: …%s…\n", t.Mutant.Invariant, t.Mutant.Says)
 		t.Report.print(w)
 	}
 }

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -59,5 +60,34 @@ func TestOnlyNamedMutantsRunOnRequest(t *testing.T) {
 	}
 	if _, err := chooseMutants([]string{"nobody"}); err == nil || !strings.Contains(err.Error(), "keys-unclaimed") {
 		t.Errorf("an unknown name: %v, want those that there are", err)
+	}
+}
+
+// Whatever is found of a story that was cut off, or that is not what is missing, shows nothing.
+func TestWhatCatchesAMutant(t *testing.T) {
+	found := Report{Violations: []Violation{{"I2", "a was never acknowledged"}, {"I1", "two jobs at once"}}}
+	cut := found
+	cut.Err = errors.New("the story stopped")
+	m := Mutant{Invariant: "I1", Says: "two jobs"}
+	for name, tt := range map[string]struct {
+		trial Trial
+		want  bool
+	}{
+		"what it was to break":                      {Trial{Mutant: m, Report: found}, true},
+		"another invariant":                         {Trial{Mutant: Mutant{Invariant: "I3", Says: "two jobs"}, Report: found}, false},
+		"the invariant, but not that":               {Trial{Mutant: Mutant{Invariant: "I1", Says: "a hole"}, Report: found}, false},
+		"a story that was cut off":                  {Trial{Mutant: m, Report: cut}, false},
+		"a story that was to be":                    {Trial{Mutant: Mutant{Invariant: "I1", Says: "two jobs", Stops: true}, Report: cut}, true},
+		"a program that could not be built":         {Trial{Mutant: m, Report: found, Err: errors.New("build")}, false},
+		"a story in which nothing was out of order": {Trial{Mutant: m}, false},
+	} {
+		if got := tt.trial.Caught(); got != tt.want {
+			t.Errorf("%s: caught is %t, want %t", name, got, tt.want)
+		}
+	}
+	for _, m := range Mutants() {
+		if m.Says == "" {
+			t.Errorf("mutant %s does not say what is to be found", m.Name)
+		}
 	}
 }

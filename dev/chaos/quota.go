@@ -36,7 +36,7 @@ func quota() Scenario {
 			if b.Size == Short {
 				n = 2 * concurrent
 			}
-			refuse, fail := b.Objects("refuse", n), b.Objects("fail", n)
+			refuse, fail := b.Objects("refuse", n), withJobs(b.Objects("fail", n), only, AnyJobs)
 			return inTurn(
 				func() error { return b.Deliver(ctx, Load{Events: fail}) },
 				func() error { return b.AwaitRunsClosed(ctx, fail) },

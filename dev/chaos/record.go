@@ -54,23 +54,29 @@ type Want struct {
 	Steps      []string
 	// Outcome is the run's; empty: whatever its jobs' was.
 	Outcome runs.Outcome
-	// Executions is how often it may be run, with retries and resets. 0: once.
+	// Executions is how often it is run, with retries and resets. 0: once.
 	Executions int
+	// Jobs is how many jobs each step has, where it is not one; AnyJobs: as many as it takes.
+	Jobs map[string]int
 }
+
+// AnyJobs is a number of jobs that depends on chance.
+const AnyJobs = -1
 
 // Terminated is the outcome of a run that somebody ended without asking it.
 const Terminated runs.Outcome = "terminated"
 
 // Delivery is one line of the sender's log: one attempt at one delivery, as it was answered.
 type Delivery struct {
-	Time     time.Time `json:"time"`
-	Delivery int       `json:"delivery"`
-	Attempt  int       `json:"attempt"`
-	Identity string    `json:"identity,omitempty"`
-	Body     string    `json:"body"` // hash of the request's body
-	Function string    `json:"function"`
-	Status   int       `json:"status,omitempty"` // 0: no answer
-	Error    string    `json:"error,omitempty"`
+	Time       time.Time `json:"time"`
+	Delivery   int       `json:"delivery"`
+	Attempt    int       `json:"attempt"`
+	Deployment string    `json:"deployment,omitempty"` // that it was sent to; empty: the record's
+	Identity   string    `json:"identity,omitempty"`
+	Body       string    `json:"body"` // hash of the request's body
+	Function   string    `json:"function"`
+	Status     int       `json:"status,omitempty"` // 0: no answer
+	Error      string    `json:"error,omitempty"`
 	// GivenUp says that the attempts are used up: the subscription keeps it among its dead letters.
 	GivenUp bool `json:"givenUp,omitempty"`
 }

@@ -135,7 +135,6 @@ func (b *Bench) Send(ctx context.Context, l Load) *Sending {
 	go func() {
 		defer close(s.done)
 		s.err = b.send(ctx, l, deliveries, draw, &s.underWay)
-		b.mark()
 	}()
 	return s
 }
@@ -178,6 +177,7 @@ func (b *Bench) send(ctx context.Context, l Load, deliveries []*outgoing, draw *
 		}
 		queue <- d
 	}
+	b.mark() // what is to be sent again from now on is recovery
 	open.Wait()
 	close(queue)
 	senders.Wait()
@@ -190,7 +190,7 @@ func (b *Bench) send(ctx context.Context, l Load, deliveries []*outgoing, draw *
 // attempt makes one attempt at a delivery, and says whether it was the last.
 func (b *Bench) attempt(ctx context.Context, c *http.Client, l Load, d *outgoing) (last bool) {
 	d.attempt++
-	line := Delivery{Delivery: d.number, Attempt: d.attempt, Identity: d.event.Identity, Body: d.body, Function: d.request.Path}
+	line := Delivery{Delivery: d.number, Attempt: d.attempt, Deployment: d.event.deployment(), Identity: d.event.Identity, Body: d.body, Function: d.request.Path}
 	status, err := post(ctx, c, l.To, d.request)
 	line.Status = status
 	if err != nil {

@@ -157,7 +157,7 @@ func (b *Bench) round(ctx context.Context, second string) error {
 
 // refused are events whose runs fail.
 func (b *Bench) refused(n int) []Event {
-	events := b.Objects("flaky", n)
+	events := withJobs(b.Objects("flaky", n), "load", 2)
 	for i := range events {
 		events[i].Outcome = "failed"
 	}
@@ -210,6 +210,9 @@ func (b *Bench) dumps(ctx context.Context) (map[string]int, error) {
 		}
 		select {
 		case end := <-b.Died():
+			if !strings.HasPrefix(end.Error(), "the "+name+" ") {
+				return nil, end
+			}
 			b.Say("as it was told to, %.60v", end)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for the goroutines of the %s: %w", name, ctx.Err())

@@ -30,7 +30,7 @@ func changedSpec() Scenario {
 		Run: func(ctx context.Context, b *Bench) error {
 			n := b.N(24) / 3
 			active, over, foreign := b.Objects("active", n), b.Objects("over", n), b.Objects("foreign", n)
-			all := outcome(slices.Concat(active, over, foreign), runs.OutcomeFailed)
+			all := withJobs(outcome(slices.Concat(active, over, foreign), runs.OutcomeFailed), only, 0)
 			d, err := b.Temporal.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: b.Addresses.Namespace})
 			if err != nil {
 				return fmt.Errorf("ask for the namespace's ID: %w", err)

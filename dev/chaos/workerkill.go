@@ -111,7 +111,7 @@ func (p killPoint) pipeline() string {
 	}
 	text := pipelineOf(p.name, p.image, more...)
 	if p.dedupe {
-		text += "dedupe: {keep: forever}\n"
+		text += keep
 	}
 	return text
 }
