@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -36,12 +37,26 @@ func runLosing(ctx context.Context, b *Bench, n int) error {
 }
 
 func launchAnswerLost() Scenario {
+	const lateLaunches = "late-launches"
 	return Scenario{
 		Name:  "launch-answer-lost",
-		What:  "three of ten launches take effect and are not answered. Their jobs are found, and none is launched again",
+		What:  "three of ten launches take effect and are not answered, and some more take effect only after their caller gave up and has looked for their jobs in vain. All are found, and none is launched again",
 		Bound: 2 * time.Minute,
-		Setup: Setup{Faults: []faults.Rule{lostAnswers}},
-		Run:   func(ctx context.Context, b *Bench) error { return runLosing(ctx, b, b.N(200)) },
+		Setup: Setup{Faults: []faults.Rule{
+			// The caller gives up after 5 s and looks after 10 s, in vain; it may launch again after 14 s.
+			{Name: lateLaunches, At: faults.Dataflow, Fault: faults.Latency, Delay: faults.Duration(11 * time.Second), Proceeds: true, Operation: "*.launch", Rate: Rate(0.1)},
+			lostAnswers,
+		}},
+		Run: func(ctx context.Context, b *Bench) error {
+			err := runLosing(ctx, b, b.N(200))
+			strikes, unread := b.strikes()
+			late := struck(strikes, lateLaunches, time.Time{})
+			b.Say("%d launches took effect late", late)
+			if late == 0 {
+				b.Fail("no launch took effect late: the story was not told")
+			}
+			return errors.Join(err, unread)
+		},
 	}
 }
 

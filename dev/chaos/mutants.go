@@ -82,7 +82,7 @@ var furtherMutants = []Mutant{
 		Removes: "the take-over of a job's workflow after a reset", Program: "worker", File: "worker/run.go",
 		Old:      `			r.takeOver(ctx, id, since)`,
 		New:      `			_ = r.takeOver`,
-		Scenario: "run-reset-before-child-end", Size: Short, Invariant: "left", Says: "is still open",
+		Scenario: "run-reset-before-child-end", Size: Short, Invariant: "left", Says: "is still open", Stops: true,
 	},
 	{
 		Name: "job-names-used-once", OnRequest: true,
@@ -110,7 +110,7 @@ var furtherMutants = []Mutant{
 		Removes: "the deployment in a run's ID", Program: "functions", File: "runs/names.go",
 		Old:      `prefix := deployment + "/"`,
 		New:      `prefix := "chaos" + "/"`,
-		Scenario: "two-deployments", Size: Short, Invariant: "I2", Says: "did not lead to a run",
+		Scenario: "two-deployments", Size: Short, Invariant: "I2", Says: "did not lead to a run", Stops: true,
 	},
 	{
 		Name: "refusals-are-failures", OnRequest: true,
@@ -140,6 +140,6 @@ var furtherMutants = []Mutant{
 		Removes: "the start of what is missed", Program: "penstock", File: "service/reconcile.go",
 		Old:      `o.Verdict == FindingMissed && r.q.StartMissing`,
 		New:      `o.Verdict == FindingMissed && false`,
-		Scenario: "reconcile-twice", Size: Short, Invariant: "I2", Says: "did not lead to a run",
+		Scenario: "reconcile-twice", Size: Short, Invariant: "own", Says: "the first of 4 objects finds", Stops: true,
 	},
 }

@@ -54,6 +54,7 @@ func (e *Emulator) LaunchFlexTemplate(ctx context.Context, in *pb.LaunchFlexTemp
 	if err := e.before(ctx, op); err != nil {
 		return nil, err
 	}
+	accepted := context.WithoutCancel(ctx) // it takes effect, whether or not its caller waits
 	if p == nil {
 		return nil, invalid("The request has no launch parameter.")
 	}
@@ -64,7 +65,7 @@ func (e *Emulator) LaunchFlexTemplate(ctx context.Context, in *pb.LaunchFlexTemp
 	spec := p.GetContainerSpec()
 	if path := p.GetContainerSpecGcsPath(); path != "" {
 		var err error
-		if spec, err = e.flexSpec(ctx, path); err != nil {
+		if spec, err = e.flexSpec(accepted, path); err != nil {
 			return nil, err
 		}
 		r.template = path
@@ -102,6 +103,7 @@ func (e *Emulator) LaunchTemplate(ctx context.Context, in *pb.LaunchTemplateRequ
 	if err := e.before(ctx, op); err != nil {
 		return nil, err
 	}
+	accepted := context.WithoutCancel(ctx) // it takes effect, whether or not its caller waits
 	if p == nil {
 		p = &pb.LaunchTemplateParameters{}
 	}
@@ -109,7 +111,7 @@ func (e *Emulator) LaunchTemplate(ctx context.Context, in *pb.LaunchTemplateRequ
 	if d := in.GetDynamicTemplate(); d != nil {
 		path = d.GcsPath
 	}
-	r, err := e.classic(ctx, in.ProjectId, op.Location, path, p)
+	r, err := e.classic(accepted, in.ProjectId, op.Location, path, p)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +128,8 @@ func (e *Emulator) CreateJobFromTemplate(ctx context.Context, in *pb.CreateJobFr
 	if err := e.before(ctx, op); err != nil {
 		return nil, err
 	}
-	r, err := e.classic(ctx, in.ProjectId, op.Location, in.GetGcsPath(), &pb.LaunchTemplateParameters{
+	accepted := context.WithoutCancel(ctx) // it takes effect, whether or not its caller waits
+	r, err := e.classic(accepted, in.ProjectId, op.Location, in.GetGcsPath(), &pb.LaunchTemplateParameters{
 		JobName: in.JobName, Parameters: in.Parameters, Environment: in.Environment,
 	})
 	if err != nil {

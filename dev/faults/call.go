@@ -57,7 +57,11 @@ func (l *Lab) call(ctx context.Context, t target, committed bool) error {
 	for _, s := range l.strikes(t, func(r Rule) bool { return r.Committed == committed && callFaults[r.Fault].taken() }, func(f Fault) bool { return f != Latency }) {
 		switch s.Fault {
 		case Latency:
-			if s.sleep(ctx, s.delay()) != nil {
+			waiting := ctx
+			if s.Proceeds {
+				waiting = context.WithoutCancel(ctx)
+			}
+			if s.sleep(waiting, s.delay()) != nil {
 				return errHung
 			}
 		case Status:

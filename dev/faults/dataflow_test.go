@@ -199,6 +199,28 @@ func TestDataflowCalls(t *testing.T) {
 			t.Errorf("jobs %q", jobs)
 		}
 	})
+	t.Run("a late call whose caller has given up takes effect only where it proceeds", func(t *testing.T) {
+		b := startDataflow(t, `{"name": "dropped", "at": "dataflow", "subject": "a", "fault": "latency", "delay": "1h"}`,
+			`{"name": "late", "at": "dataflow", "subject": "b", "fault": "latency", "delay": "1h", "proceeds": true}`)
+		for _, name := range []string{"a", "b"} {
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			if _, err := b.launch(ctx, "slow", name); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: answered %v, want a timeout", name, err)
+			}
+			cancel()
+		}
+		if jobs := b.jobs(); len(jobs) != 0 {
+			t.Errorf("jobs %q before their time", jobs)
+		}
+		b.lab.Delete("dropped") // which ends its delay
+		b.lab.Delete("late")
+		for end := time.Now().Add(within); len(b.jobs()) == 0 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		if jobs := b.jobs(); !slices.Equal(jobs, []string{"b"}) {
+			t.Errorf("jobs %q, want b alone", jobs)
+		}
+	})
 	t.Run("a hanging call is cut off when its rule ends", func(t *testing.T) {
 		b := startDataflow(t, `{"name": "hang", "at": "dataflow", "fault": "hang"}`)
 		over := make(chan error, 1)

@@ -101,6 +101,8 @@ type Rule struct {
 
 	// Committed makes latency, status, hang and reset strike after the operation took effect, in place of its answer.
 	Committed bool `json:"committed,omitempty"`
+	// Proceeds has a call that is late take effect also when its caller has given up meanwhile. Otherwise it then does not.
+	Proceeds bool `json:"proceeds,omitempty"`
 	// Delay and Jitter are how long: Delay, and up to Jitter more.
 	Delay  Duration `json:"delay,omitzero"`
 	Jitter Duration `json:"jitter,omitzero"`
@@ -144,7 +146,8 @@ var (
 
 	places = map[Place]map[Fault]takes{
 		Dataflow: {
-			Latency: latencyTakes, Status: statusTakes, Hang: hangTakes, Reset: resetTakes,
+			Latency: {latencyTakes.must, append([]string{"proceeds"}, latencyTakes.may...)},
+			Status:  statusTakes, Hang: hangTakes, Reset: resetTakes,
 			SameName:       {must: []string{"form"}},
 			Quota:          {must: []string{"limit"}, may: []string{"form"}},
 			ListLag:        {must: []string{"delay"}},
@@ -187,7 +190,7 @@ var (
 // present are the names of the fields that are set, of those that not every fault takes.
 func (r Rule) present() map[string]bool {
 	set := map[string]bool{
-		"committed": r.Committed, "delay": r.Delay != 0, "jitter": r.Jitter != 0, "status": r.Status != 0, "retryAfter": r.RetryAfter != 0,
+		"committed": r.Committed, "proceeds": r.Proceeds, "delay": r.Delay != 0, "jitter": r.Jitter != 0, "status": r.Status != 0, "retryAfter": r.RetryAfter != 0,
 		"message": r.Message != "", "state": r.State != "", "form": r.Form != "", "limit": r.Limit != nil, "copies": r.Copies != 0, "bytes": r.Bytes != 0,
 		"direction": r.Direction != "",
 	}
