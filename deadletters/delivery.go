@@ -5,16 +5,26 @@ import (
 	"fmt"
 	"net/http"
 	"net/textproto"
+	"strings"
 	"time"
 )
 
-// Entry points that what Pub/Sub forwarded is delivered to. The triggers do the same, whichever an event arrives at; job
-// status alone is another's.
+// Entry points of the functions. The triggers do the same, whichever an event arrives at; job status alone is another's.
 const (
-	pubSubEntryPoint = "PubSubTrigger"
-	eventEntryPoint  = "EventTrigger"
-	statusEntryPoint = "JobStatus"
+	storageEntryPoint = "StorageTrigger"
+	pubSubEntryPoint  = "PubSubTrigger"
+	eventEntryPoint   = "EventTrigger"
+	statusEntryPoint  = "JobStatus"
 )
+
+// IsEntryPoint says whether a function has the name. What a message calls its entry point is anybody's word until then.
+func IsEntryPoint(name string) bool {
+	switch name {
+	case storageEntryPoint, pubSubEntryPoint, eventEntryPoint, statusEntryPoint:
+		return true
+	}
+	return false
+}
 
 const jobStatusType = "google.cloud.dataflow.job.v1beta3.statusChanged"
 
@@ -33,9 +43,13 @@ func (f *Forwarded) Delivery(topic, id string) (Letter, error) {
 			l.EntryPoint = statusEntryPoint
 		}
 		for name, value := range f.Attributes {
-			if keep(name) {
-				l.Header[textproto.CanonicalMIMEHeaderKey(name)] = []string{value}
+			if !keep(name) {
+				continue
 			}
+			if strings.HasPrefix(name, "ce-") {
+				value = percentEncode(value)
+			}
+			l.Header[textproto.CanonicalMIMEHeaderKey(name)] = []string{value}
 		}
 		return l, nil
 	}
@@ -44,8 +58,9 @@ func (f *Forwarded) Delivery(topic, id string) (Letter, error) {
 		Attributes  map[string]string `json:"attributes,omitempty"`
 		MessageID   string            `json:"messageId"`
 		PublishTime string            `json:"publishTime,omitempty"`
+		OrderingKey string            `json:"orderingKey,omitempty"`
 	}
-	m := message{Data: f.Data, Attributes: f.Attributes, MessageID: id}
+	m := message{Data: f.Data, Attributes: f.Attributes, MessageID: id, OrderingKey: f.OrderingKey}
 	if !f.Published.IsZero() {
 		m.PublishTime = f.Published.UTC().Format(time.RFC3339Nano)
 	}
@@ -57,4 +72,19 @@ func (f *Forwarded) Delivery(topic, id string) (Letter, error) {
 		return Letter{}, fmt.Errorf("make a push of a forwarded message: %w", err)
 	}
 	return Letter{EntryPoint: pubSubEntryPoint, Topic: topic, Header: http.Header{"Content-Type": {"application/json"}}, Body: body}, nil
+}
+
+// percentEncode makes a header's value of an attribute's, which Pub/Sub carries as it is: the spaces, quotes, percents, and
+// what is no printable ASCII are encoded.
+// https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values
+func percentEncode(value string) string {
+	var b strings.Builder
+	for _, c := range []byte(value) {
+		if c <= ' ' || c > '~' || c == '"' || c == '%' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }

@@ -41,6 +41,10 @@ const HeaderIdentity = "Penstock-Identity"
 // event, and their runs may be forgotten, so that they would run again.
 const HeaderPipeline = "Penstock-Pipeline"
 
+// ReasonUnwanted is the reason of a decision `skipped` on a delivery with HeaderPipeline: no trigger of that pipeline wants the
+// event, as when the pipeline was renamed. A `when` that is false has another reason.
+const ReasonUnwanted = "the delivery is for this pipeline alone, which does not want the event"
+
 // Limits of a Pub/Sub message. https://cloud.google.com/pubsub/quotas#resource_limits
 const (
 	MaxAttributes     = 100
@@ -167,7 +171,8 @@ func (l *Letter) requestText() []byte {
 
 // read gives back the letter that Message made a message of. ours is false for a message that a function did not make.
 func read(data []byte, attributes map[string]string) (l Letter, ours bool, err error) {
-	if attributes[AttrEntryPoint] == "" || attributes[AttrReason] == "" {
+	// What Pub/Sub forwarded has the attributes that its publisher chose, whatever they are called.
+	if attributes[AttrEntryPoint] == "" || attributes[AttrReason] == "" || attributes[forwardedSubscription] != "" {
 		return Letter{}, false, nil
 	}
 	l = Letter{

@@ -95,3 +95,17 @@ func TestALetterOfAnUnknownFormIsNotGuessedAt(t *testing.T) {
 		t.Errorf("it says %v, want the form", err)
 	}
 }
+
+// The publisher of a message chooses its attributes. That Pub/Sub forwarded it is said by those that Pub/Sub adds.
+func TestWhatPubSubForwardedIsNoLetterOfAFunction(t *testing.T) {
+	l := deadletters.Letter{Reason: "r", Pipeline: "orders", EntryPoint: "../../x", Header: binary(nil), Body: []byte("x")}
+	m := l.Message()
+	m.Attributes["CloudPubSubDeadLetterSourceSubscription"] = "items"
+	got, err := deadletters.Read(&pubsubpb.PubsubMessage{MessageId: "7", Data: m.Data, Attributes: m.Attributes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Forwarded == nil || got.EntryPoint != "" || got.Pipeline != "" || got.Forwarded.Attributes[deadletters.AttrReason] != "r" {
+		t.Errorf("read %+v", got)
+	}
+}

@@ -42,7 +42,9 @@ type Forwarded struct {
 	Published time.Time
 	// Attributes are the original's.
 	Attributes map[string]string
-	Data       []byte
+	// OrderingKey is the original's, if Pub/Sub kept it.
+	OrderingKey string
+	Data        []byte
 }
 
 // Attributes that Pub/Sub adds to what it forwards.
@@ -69,7 +71,7 @@ func Read(m *pubsubpb.PubsubMessage) (Received, error) {
 		return r, nil
 	}
 	a := m.GetAttributes()
-	f := &Forwarded{Subscription: a[forwardedSubscription], Attempts: a[forwardedAttempts], Published: r.Published, Attributes: map[string]string{}, Data: m.GetData()}
+	f := &Forwarded{Subscription: a[forwardedSubscription], Attempts: a[forwardedAttempts], Published: r.Published, Attributes: map[string]string{}, OrderingKey: m.GetOrderingKey(), Data: m.GetData()}
 	if project := a[forwardedProject]; project != "" && f.Subscription != "" && !strings.Contains(f.Subscription, "/") {
 		f.Subscription = "projects/" + project + "/subscriptions/" + f.Subscription
 	}
@@ -90,7 +92,9 @@ const (
 	// lease is how long a letter is held from other readers before it has to be extended.
 	lease = 2 * time.Minute
 	// page is the most letters of one call, whose answer has 10 MB each at worst and is bounded by the service.
-	page        = 100
+	page = 100
+	// maxBad is how many letters that cannot be read end a look at the others.
+	maxBad      = 1000
 	callTimeout = 20 * time.Second
 )
 
@@ -125,45 +129,33 @@ func (q *Queue) String() string { return q.name }
 
 // Receive takes up to limit letters, and holds them; there may be more. Fewer means that the subscription gave no others
 // within some seconds: those that another reader holds, or that a reader which crashed held until a moment ago, are not seen.
-// A letter that cannot be read is released, and its error is joined to the others'; the rest is good.
+// A letter that cannot be read is released in the end, and its error is joined to the others'; the rest is good.
 func (q *Queue) Receive(ctx context.Context, limit int) ([]Received, error) {
-	return q.receive(ctx, limit, func([]Received) bool { return false })
+	got, _, err := q.Find(ctx, limit, limit, func(*Received) bool { return true })
+	return got, err
 }
 
-// Find takes letters until it has those of the IDs, or has seen limit, and holds no others.
-func (q *Queue) Find(ctx context.Context, limit int, ids []string) ([]Received, error) {
-	wanted := func(r Received) bool { return slices.Contains(ids, r.ID) }
-	found, err := q.receive(ctx, limit, func(got []Received) bool {
-		n := 0
-		for i := range got {
-			if wanted(got[i]) {
-				n++
-			}
-		}
-		return n == len(ids)
-	})
-	var others []Received
-	for i := range found {
-		if !wanted(found[i]) {
-			others = append(others, found[i])
-		}
-	}
-	return slices.DeleteFunc(found, func(r Received) bool { return !wanted(r) }), errors.Join(err, q.Release(ctx, others...))
-}
-
-func (q *Queue) receive(ctx context.Context, limit int, enough func([]Received) bool) ([]Received, error) {
-	var got []Received
-	var bad []error
+// Find takes letters until it has most that are wanted, or has looked through so many, and holds no others. more says that
+// there may be others that are wanted. Those that are not wanted, or cannot be read, are released in the end, since they would
+// come back before what was not seen yet; nothing else of them is kept, as bodies can be large.
+func (q *Queue) Find(ctx context.Context, most, through int, wanted func(*Received) bool) (found []Received, more bool, err error) {
+	var others []Received // with what names them alone
+	var errs []error
 	seen := map[string]bool{}
-	for len(got) < limit && !enough(got) {
-		pulled, err := q.pull(ctx, min(limit-len(got), page))
+	looked, bad := 0, 0
+	renewed := time.Now()
+	for len(found) < most && looked < through && bad < maxBad {
+		pulled, err := q.pull(ctx, min(through-looked, page))
 		if err != nil {
-			return got, errors.Join(append(bad, err)...)
+			errs = append(errs, err)
+			break
 		}
 		fresh := 0
+		var ackIDs []string
 		for _, m := range pulled {
 			id := m.GetMessage().GetMessageId()
 			q.held[id] = m.GetAckId()
+			ackIDs = append(ackIDs, m.GetAckId())
 			if seen[id] {
 				continue // its lease ended, and began anew
 			}
@@ -171,21 +163,35 @@ func (q *Queue) receive(ctx context.Context, limit int, enough func([]Received) 
 			fresh++
 			r, err := Read(m.GetMessage())
 			r.ackID = m.GetAckId()
+			take := false
 			if err != nil {
-				bad = append(bad, err, q.Release(ctx, r))
-				continue
+				errs, bad = append(errs, err), bad+1
+			} else {
+				take, looked = wanted(&r), looked+1
 			}
-			got = append(got, r)
+			if take && len(found) == most {
+				take, more = false, true
+			}
+			if take {
+				found = append(found, r)
+			} else {
+				others = append(others, Received{ID: id, ackID: r.ackID})
+			}
 		}
 		if fresh == 0 {
 			break
 		}
-		if err := q.extend(ctx, lease, slices.Collect(maps.Values(q.held))); err != nil {
-			return got, errors.Join(append(bad, err)...)
+		if time.Since(renewed) > lease/2 {
+			ackIDs, renewed = slices.Collect(maps.Values(q.held)), time.Now()
+		}
+		if err := q.extend(ctx, lease, ackIDs); err != nil {
+			errs = append(errs, err)
+			break
 		}
 	}
-	slices.SortStableFunc(got, func(a, b Received) int { return a.Published.Compare(b.Published) })
-	return got, errors.Join(bad...)
+	more = more || len(found) == most || looked >= through || bad >= maxBad
+	slices.SortStableFunc(found, func(a, b Received) int { return a.Published.Compare(b.Published) })
+	return found, more, errors.Join(append(errs, q.Release(ctx, others...))...)
 }
 
 func (q *Queue) pull(caller context.Context, most int) ([]*pubsubpb.ReceivedMessage, error) {

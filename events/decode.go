@@ -85,7 +85,7 @@ func fromHTTPText(file []byte, topic string) (*Event, error) {
 	if words := strings.Fields(line); topic == "" && len(words) > 1 {
 		u, err := url.Parse(words[1])
 		if err != nil {
-			return nil, malformed("", "the request line %s does not parse", quote(line))
+			return nil, malformed("", "the target of the request line does not parse") // not quoted: its query can hold a token
 		}
 		if topic, err = topicOf(u); err != nil {
 			return nil, withBody(err, body)
@@ -149,7 +149,8 @@ func topicOf(u *url.URL) (string, error) {
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return "", malformed("topic", "the query of the push endpoint does not parse: %s", quote(u.RawQuery))
+		// Neither the query nor the error, which has a part of it, is quoted: it can hold a token.
+		return "", malformed("topic", "the query of the push endpoint does not parse; write it as ?topic=projects/P/topics/T")
 	}
 	switch topics := query["topic"]; len(topics) {
 	case 0:

@@ -329,3 +329,18 @@ func (*endless) Read(p []byte) (int, error) {
 type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// The query of a push endpoint can hold a token, and what is said of an event goes into logs and dead letters.
+func TestTheQueryOfAnEndpointIsNotQuoted(t *testing.T) {
+	push := notification("", "x")
+	r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(push))
+	r.URL.RawQuery = "token=s3cret%zz&topic=projects/p/topics/t"
+	_, err := events.Decode(r)
+	_, fromText := events.FromJSON([]byte("POST /?token=s3cret%zz HTTP/1.1\r\n\r\n"+push), "")
+	_, badTarget := events.FromJSON([]byte("POST http://[::1?token=s3cret HTTP/1.1\r\n\r\n"+push), "")
+	for _, err := range []error{err, fromText, badTarget} {
+		if err == nil || !strings.Contains(err.Error(), "does not parse") || strings.Contains(err.Error(), "s3cret") || strings.Contains(err.Error(), "zz") {
+			t.Errorf("it says %v", err)
+		}
+	}
+}

@@ -278,6 +278,4 @@ func TestPanicIsAnsweredAndTheProcessLives(t *testing.T) {
 
 type brokenFolder struct{}
 
-func (brokenFolder) Set() *pipeline.Set          { panic("a bug") }
-func (brokenFolder) Incomplete() bool            { return false }
-func (brokenFolder) Problems() pipeline.Problems { return nil }
+func (brokenFolder) Look() pipeline.Look { panic("a bug") }

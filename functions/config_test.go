@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/penstock/penstock/pipeline"
 )
 
 const badFile = "name: broken\npurpose: Be unreadable.\nsteps: {nonsense\n"
@@ -52,6 +54,46 @@ func TestFileThatWasNeverGoodLosesNoEvent(t *testing.T) {
 	w, a = b.post(t, NameStorageTrigger, finalized("orders/a.csv", 1))
 	if w.Code != 200 || a.outcomes() != "audit: started, orders: duplicate" {
 		t.Errorf("once the file is corrected: %d %s", w.Code, w.Body)
+	}
+}
+
+// changingFolder has another state at each look.
+type changingFolder struct {
+	looks []pipeline.Look
+	n     int
+}
+
+func (f *changingFolder) Look() pipeline.Look {
+	f.n++
+	return f.looks[min(f.n, len(f.looks))-1]
+}
+
+// Were the pipelines those of another moment than the unusable files, an event for a file that was unusable in one of the two
+// could be answered 200.
+func TestAnEventMeetsTheFilesOfOneMoment(t *testing.T) {
+	b := setup(t)
+	orders, problems := pipeline.Parse("orders.yaml", []byte(ordersFile))
+	if problems.HasErrors() {
+		t.Fatal(problems)
+	}
+	whole := pipeline.Look{Set: pipeline.NewSet([]*pipeline.Pipeline{orders})}
+	lacking := pipeline.Look{Set: pipeline.NewSet(nil), Unusable: []string{"orders.yaml"}, Problems: pipeline.Problems{{File: "orders.yaml", Message: "odd"}}}
+	for name, tt := range map[string]struct {
+		looks    []pipeline.Look
+		status   int
+		outcomes string
+	}{
+		"a file that turns bad":  {[]pipeline.Look{whole, lacking}, 200, "orders: started"},
+		"a file that turns good": {[]pipeline.Look{lacking, whole}, 503, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &changingFolder{looks: tt.looks}
+			b.folder = f
+			w, a := b.post(t, NameStorageTrigger, finalized("orders/a.csv", 1))
+			if w.Code != tt.status || a.outcomes() != tt.outcomes || f.n != 1 || (a.Error != "") != (tt.status == 503) {
+				t.Errorf("%d looks, answered %d %s", f.n, w.Code, w.Body)
+			}
+		})
 	}
 }
 

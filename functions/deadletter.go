@@ -15,6 +15,11 @@ import (
 // bury keeps a delivery in the dead-letter topic and says in decision what came of that.
 func (r *receiver) bury(ctx context.Context, d *delivery, decision Decision) Decision {
 	reason := decision.Reason
+	if d.incomplete {
+		decision.Outcome = Undecided // the delivery comes again, and each time would leave another dead letter
+		decision.Reason = reason + "; it becomes a dead letter once every pipelines file has a usable version"
+		return decision
+	}
 	if r.settings.deadLetter == "" {
 		decision.Outcome = Rejected
 		decision.Reason = reason + "; no dead-letter topic is configured to keep it: set " + envDeadLetter

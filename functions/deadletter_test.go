@@ -2,6 +2,8 @@ package functions
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/penstock/penstock/deadletters"
 	"github.com/penstock/penstock/events"
+	"github.com/penstock/penstock/pipeline"
 )
 
 // redeliver makes of a dead letter the delivery that it was.
@@ -121,8 +124,13 @@ func TestARedeliveryIsForThePipelineOfTheDeadLetter(t *testing.T) {
 			if tt.only != "" {
 				r.Header.Set(deadletters.HeaderPipeline, tt.only)
 			}
-			if w, a := b.post(t, NameStorageTrigger, r); w.Code != http.StatusOK || a.outcomes() != tt.decides {
+			w, a := b.post(t, NameStorageTrigger, r)
+			if w.Code != http.StatusOK || a.outcomes() != tt.decides {
 				t.Errorf("answered %d %s", w.Code, w.Body)
+			}
+			// By it penstock dlq redrive tells that nobody took the event.
+			if a.Decisions[0].Outcome == Skipped && a.Decisions[0].Reason != deadletters.ReasonUnwanted {
+				t.Errorf("the reason is %q", a.Decisions[0].Reason)
 			}
 		})
 	}
@@ -147,6 +155,43 @@ func TestARedeliveryUnderAnotherIdentityIsRefused(t *testing.T) {
 			w, a := b.post(t, NameStorageTrigger, r)
 			if w.Code != tt.status || len(a.Decisions) != 1 || len(b.letters) != 0 || (len(b.temporal.started) == 1) != (tt.status == http.StatusOK) {
 				t.Errorf("answered %d %s, %d started", w.Code, w.Body, len(b.temporal.started))
+			}
+		})
+	}
+}
+
+// While a file is unusable each event comes again. Each delivery of one that is poison would leave another dead letter.
+func TestNoDeadLetterWhileAFileIsUnusable(t *testing.T) {
+	b := setup(t, approvalsFile, badFile)
+	poison := func() *http.Request { return push("projects/penstock-dev/topics/approvals", "7", nil, nil) }
+	for range 2 {
+		w, a := b.post(t, NamePubSubTrigger, poison())
+		if w.Code != http.StatusServiceUnavailable || a.outcomes() != "approvals: undecided" || !strings.Contains(a.Decisions[0].Reason, "order") || len(b.letters) != 0 {
+			t.Errorf("%d dead letters, answered %d %s", len(b.letters), w.Code, w.Body)
+		}
+	}
+	b.write(t, "p1.yaml", auditFile)
+	if w, a := b.post(t, NamePubSubTrigger, poison()); w.Code != http.StatusOK || a.outcomes() != "approvals: dead-lettered" || len(b.letters) != 1 {
+		t.Errorf("once the file is corrected: %d dead letters, answered %d %s", len(b.letters), w.Code, w.Body)
+	}
+}
+
+func TestOnlyWhatExpressionsMakeOfAnEventIsPoison(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err     error
+		want    Outcome
+		letters int
+	}{
+		"an expression fails on the event": {fmt.Errorf("plan: %w", &pipeline.EvalError{Expression: "event.data.a", Err: errors.New("no such key")}), DeadLettered, 1},
+		"the time ran out":                 {fmt.Errorf("evaluate event.data.a: %w", context.DeadlineExceeded), Undecided, 0},
+		"the machine's":                    {errors.New("out of memory"), Undecided, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			d := &delivery{request: request{entryPoint: NameStorageTrigger}}
+			got := b.unevaluated(t.Context(), d, Decision{Pipeline: "orders"}, tt.err)
+			if got.Outcome != tt.want || got.Pipeline != "orders" || !strings.Contains(got.Reason, tt.err.Error()) || len(b.letters) != tt.letters {
+				t.Errorf("%d dead letters, decided %+v", len(b.letters), got)
 			}
 		})
 	}

@@ -51,9 +51,7 @@ type receiver struct {
 
 // folder is what the functions need of a pipeline.Folder.
 type folder interface {
-	Set() *pipeline.Set
-	Incomplete() bool
-	Problems() pipeline.Problems
+	Look() pipeline.Look
 }
 
 // delivery is one request that was read.
@@ -63,6 +61,9 @@ type delivery struct {
 	topic    string // query parameter of a plain Pub/Sub push's endpoint
 	body     []byte
 	identity string // of its event; empty when it did not decode
+
+	// incomplete says that a pipelines file has no usable version, so that the delivery comes again whatever is decided.
+	incomplete bool
 }
 
 // handler serves one entry point. decide gets every event that decodes.
@@ -152,17 +153,17 @@ func (r *receiver) event(ctx context.Context, d *delivery, e *events.Event) Answ
 		r.logProblem(ctx, &d.request, a.Error)
 		return a
 	}
-	// Asked before the set is taken: were a file to become usable in between, its event is merely delivered once more.
-	if f.Incomplete() {
+	look := f.Look()
+	if d.incomplete = look.Incomplete(); d.incomplete {
 		a.status = http.StatusServiceUnavailable
-		a.Error = fmt.Sprintf("a pipelines file has no usable version, so whether it wants the event is unknown: %v", f.Problems())
+		a.Error = fmt.Sprintf("a pipelines file has no usable version, so whether it wants the event is unknown: %v", look.Problems)
 		r.logProblem(ctx, &d.request, a.Error)
 	}
-	matches := f.Set().Match(e)
+	matches := look.Set.Match(e)
 	if only := d.header.Get(deadletters.HeaderPipeline); only != "" {
 		matches = slices.DeleteFunc(matches, func(m pipeline.Match) bool { return m.Pipeline.Name != only })
 		if len(matches) == 0 {
-			a.Decisions = []Decision{{Pipeline: only, Outcome: Skipped, Reason: "the delivery is for this pipeline alone, which does not want the event"}}
+			a.Decisions = []Decision{{Pipeline: only, Outcome: Skipped, Reason: deadletters.ReasonUnwanted}}
 		}
 	}
 	if len(matches) == 0 {
@@ -193,8 +194,7 @@ func (r *receiver) match(ctx context.Context, d *delivery, m pipeline.Match) (de
 	plan, skip, err := m.Evaluate()
 	switch {
 	case err != nil:
-		decision.Reason = err.Error()
-		return r.bury(ctx, d, decision)
+		return r.unevaluated(ctx, d, decision, err)
 	case skip != nil:
 		decision.Outcome, decision.Reason = Skipped, skip.Reason
 		return decision
@@ -207,6 +207,17 @@ func (r *receiver) match(ctx context.Context, d *delivery, m pipeline.Match) (de
 		return r.signal(ctx, d, m.Event, &plan, decision)
 	}
 	return r.start(ctx, d, m.Event, &plan, decision)
+}
+
+// unevaluated decides an event that a pipeline's expressions gave no plan for. Only what they make of its data is the event's
+// fault; a time that ran out is the machine's.
+func (r *receiver) unevaluated(ctx context.Context, d *delivery, decision Decision, err error) Decision {
+	var poison *pipeline.EvalError
+	if !errors.As(err, &poison) {
+		return undecided(decision, err)
+	}
+	decision.Reason = err.Error()
+	return r.bury(ctx, d, decision)
 }
 
 // crashed reports a panic. Delivery tries again: the next version of this program may do better.

@@ -44,15 +44,21 @@ type Folder struct {
 	files    map[string]*folderFile
 	dirError string // that was logged last
 	next     atomic.Int64
-	state    atomic.Pointer[folderState]
+	state    atomic.Pointer[Look]
 }
 
-// folderState is what a look at the files found.
-type folderState struct {
-	set        *Set
-	problems   Problems
-	incomplete []string
+// Look is what one look at the files found. It is not to be changed.
+type Look struct {
+	// Set holds the pipelines in force.
+	Set *Set
+	// Problems are what is wrong with the files as they are. The set may hold older versions of them.
+	Problems Problems
+	// Unusable names the files that have no usable version.
+	Unusable []string
 }
+
+// Incomplete reports whether some file has no usable version, so that an event may be for a pipeline which is not in the set.
+func (l Look) Incomplete() bool { return len(l.Unusable) > 0 }
 
 // folderFile is one file and what is known of it.
 type folderFile struct {
@@ -191,27 +197,24 @@ func pipelineFiles(dir string) ([]string, error) {
 	return names, nil
 }
 
-// Set returns the pipelines in force. It looks at the files first if the last look is older than FolderOptions.Recheck; only one
-// caller at a time does, the others get what is known.
-func (f *Folder) Set() *Set {
+// Look returns the pipelines in force, and what is wrong with the files, as of one moment. It looks at the files first if the last
+// look is older than FolderOptions.Recheck; only one caller at a time does, the others get what is known.
+func (f *Folder) Look() Look {
 	f.refresh()
-	return f.state.Load().set
+	return *f.state.Load()
 }
 
-// Problems returns what is wrong with the files as they are now. The set may hold older versions of them.
-func (f *Folder) Problems() Problems {
-	f.refresh()
-	return f.state.Load().problems
-}
+// Set is that of [Folder.Look].
+func (f *Folder) Set() *Set { return f.Look().Set }
 
-// Incomplete reports whether some file has no usable version, so that an event may be for a pipeline which is not known.
-func (f *Folder) Incomplete() bool { return len(f.Unusable()) > 0 }
+// Problems are those of [Folder.Look].
+func (f *Folder) Problems() Problems { return f.Look().Problems }
 
-// Unusable names the files that have no usable version.
-func (f *Folder) Unusable() []string {
-	f.refresh()
-	return f.state.Load().incomplete
-}
+// Incomplete is that of [Folder.Look]. Asked beside Set, it may be of another moment.
+func (f *Folder) Incomplete() bool { return f.Look().Incomplete() }
+
+// Unusable are those of [Folder.Look].
+func (f *Folder) Unusable() []string { return f.Look().Unusable }
 
 func (f *Folder) refresh() {
 	if now := time.Now().UnixNano(); f.recheck > 0 && now < f.next.Load() {
@@ -348,7 +351,7 @@ func (f *Folder) settle(claims, names []string) {
 		}
 		file.src = nil
 	}
-	state := &folderState{}
+	state := &Look{}
 	var pipelines []*Pipeline
 	for _, name := range names {
 		file := f.files[name]
@@ -356,15 +359,15 @@ func (f *Folder) settle(claims, names []string) {
 		if d, ok := duplicates[name]; ok && file.inForce != file.current {
 			problems = append(slices.Clone(problems), d)
 		}
-		state.problems = append(state.problems, problems...)
+		state.Problems = append(state.Problems, problems...)
 		if file.inForce == nil {
-			state.incomplete = append(state.incomplete, name)
+			state.Unusable = append(state.Unusable, name)
 		} else {
 			pipelines = append(pipelines, file.inForce)
 		}
 		f.tell(name, file, problems)
 	}
-	state.set = NewSet(pipelines)
+	state.Set = NewSet(pipelines)
 	f.state.Store(state)
 }
 

@@ -145,6 +145,23 @@ func TestAFileThatWasNeverGoodMakesTheFolderIncomplete(t *testing.T) {
 	f.expect(open, "orders: good, prices: good", false)
 }
 
+// Pipelines and problems that are asked for one by one may be of two moments.
+func TestALookIsOfOneMoment(t *testing.T) {
+	f := newFolder(t)
+	f.write("orders.yaml", bad)
+	f.write("prices.yaml", file("prices", "good"))
+	open := f.open()
+	then := open.Look()
+	f.write("orders.yaml", file("orders", "good"))
+	now := open.Look()
+	if !then.Incomplete() || len(then.Set.Pipelines()) != 1 || len(then.Unusable) != 1 || !strings.Contains(then.Problems.Error(), "orders.yaml:2:1: unknown field") {
+		t.Errorf("while a file is bad: %+v", then)
+	}
+	if now.Incomplete() || len(now.Set.Pipelines()) != 2 || len(now.Problems) != 0 {
+		t.Errorf("once it is good: %+v", now)
+	}
+}
+
 func TestAnOlderProcessDoesNotOverwriteANewerLastGoodVersion(t *testing.T) {
 	f := newFolder(t)
 	f.write("orders.yaml", file("orders", "old"))

@@ -65,36 +65,43 @@ type DeadLetterContent struct {
 type LetterFilter struct {
 	Pipeline string    // those that this pipeline could not take
 	Before   time.Time // those that became one before then; zero: no bound
-	Limit    int       // at most so many are read; zero: 100
+	Limit    int       // at most so many of them; zero: 100
 }
 
 const defaultLetters = 100
 
-// lookThrough is how many dead letters are read to find one by its ID.
+// lookThrough is how many dead letters are read to find those that are meant.
 const lookThrough = 10_000
 
 // DeadLetterListing is an answer of List.
 type DeadLetterListing struct {
 	DeadLetters []DeadLetter `json:"deadLetters"` // oldest first
-	// More says that there may be others beyond the limit.
+	// More says that there may be others: beyond the limit, or beyond what is looked through.
 	More bool `json:"more,omitempty"`
 }
 
 // List reads dead letters and leaves them where they are. Others cannot read them meanwhile; the error may come with a
 // listing of those that could be read.
 func (d *DeadLetters) List(ctx context.Context, f LetterFilter) (DeadLetterListing, error) {
-	limit := cmp.Or(f.Limit, defaultLetters)
-	got, err := d.Queue.Receive(ctx, limit)
-	listing := DeadLetterListing{DeadLetters: []DeadLetter{}, More: len(got) == limit}
+	got, more, err := d.find(ctx, f)
+	listing := DeadLetterListing{DeadLetters: []DeadLetter{}, More: more}
 	for i := range got {
-		if f.lets(&got[i]) {
-			listing.DeadLetters = append(listing.DeadLetters, about(&got[i]))
-		}
+		listing.DeadLetters = append(listing.DeadLetters, about(&got[i]))
 	}
 	return listing, errors.Join(err, d.Queue.Release(ctx, got...))
 }
 
-func (f LetterFilter) lets(r *deadletters.Received) bool {
+// find takes the letters that a filter lets through. Those of one pipeline may lie behind many of others.
+func (d *DeadLetters) find(ctx context.Context, f LetterFilter) (got []deadletters.Received, more bool, err error) {
+	limit := cmp.Or(f.Limit, defaultLetters)
+	through := limit
+	if f.Pipeline != "" {
+		through = max(limit, lookThrough)
+	}
+	return d.Queue.Find(ctx, limit, through, f.lets)
+}
+
+func (f *LetterFilter) lets(r *deadletters.Received) bool {
 	return (f.Pipeline == "" || f.Pipeline == r.Pipeline) && (f.Before.IsZero() || r.Published.Before(f.Before))
 }
 
@@ -107,7 +114,7 @@ func noLetter(id string) error {
 
 // Show reads one dead letter and leaves it where it is.
 func (d *DeadLetters) Show(ctx context.Context, id string) (DeadLetterContent, error) {
-	got, err := d.Queue.Find(ctx, lookThrough, []string{id})
+	got, _, err := d.Queue.Find(ctx, 1, lookThrough, func(r *deadletters.Received) bool { return r.ID == id })
 	if err = errors.Join(err, d.Queue.Release(ctx, got...)); err != nil && len(got) == 0 {
 		return DeadLetterContent{}, err
 	}
@@ -148,7 +155,8 @@ type RedriveRequest struct {
 	IDs []string
 	LetterFilter
 	// Force delivers also an event whose identity was lost, under the dead letter's own ID: if an earlier delivery did
-	// start a run, this one starts another.
+	// start a run, this one starts another. And an event that the letter's pipeline does not want any more goes to all that want
+	// it, and is a dead letter no more though that be none: of those that had it, and whose run is forgotten, one may run again.
 	Force bool
 	// Topic is that of forwarded plain pushes, projects/P/topics/T; empty: Pub/Sub is asked.
 	Topic string
@@ -176,23 +184,23 @@ type RedriveDecision struct {
 }
 
 // Redrive delivers dead letters to the entry points that they came from, as they came, and takes away each that was
-// answered 2xx. So the event keeps its identity: delivered once more, by this or by a redelivery, it is a duplicate. What
-// could not be delivered stays a dead letter, as its entry says. A function that does not answer at all ends it.
+// answered 2xx, unless the pipeline that it is for does not want the event. So the event keeps its identity: delivered once
+// more, by this or by a redelivery, it is a duplicate. What could not be delivered stays a dead letter, as its entry says. A
+// function that does not answer at all ends it.
 //
-// What becomes a dead letter meanwhile is left for another time.
-func (d *DeadLetters) Redrive(ctx context.Context, q RedriveRequest) ([]Redriven, error) {
+// What becomes a dead letter meanwhile is left for another time. more says that there may be others which the filter lets through.
+func (d *DeadLetters) Redrive(ctx context.Context, q RedriveRequest) (redriven []Redriven, more bool, err error) {
 	if d.FunctionsURL == "" {
-		return nil, errNoFunctions
+		return nil, false, errNoFunctions
 	}
 	if q.Before.IsZero() {
 		q.Before = time.Now()
 	}
 	var got []deadletters.Received
-	var err error
 	if len(q.IDs) > 0 {
-		got, err = d.Queue.Find(ctx, lookThrough, q.IDs)
+		got, _, err = d.Queue.Find(ctx, len(q.IDs), lookThrough, func(r *deadletters.Received) bool { return slices.Contains(q.IDs, r.ID) })
 	} else {
-		got, err = d.Queue.Receive(ctx, cmp.Or(q.Limit, defaultLetters))
+		got, more, err = d.find(ctx, q.LetterFilter)
 	}
 	errs := []error{err}
 	if err == nil {
@@ -202,12 +210,12 @@ func (d *DeadLetters) Redrive(ctx context.Context, q RedriveRequest) ([]Redriven
 			}
 		}
 	}
-	redriven := []Redriven{}
+	redriven = []Redriven{}
 	var release []deadletters.Received
 	answered := true
 	for i := range got {
 		r := &got[i]
-		if !answered || len(q.IDs) == 0 && !q.lets(r) {
+		if !answered {
 			release = append(release, *r)
 			continue
 		}
@@ -221,7 +229,7 @@ func (d *DeadLetters) Redrive(ctx context.Context, q RedriveRequest) ([]Redriven
 	if !answered {
 		errs = append(errs, errors.New("the functions do not answer: the other dead letters were not tried"))
 	}
-	return redriven, errors.Join(append(errs, d.Queue.Release(ctx, release...))...)
+	return redriven, more, errors.Join(append(errs, d.Queue.Release(ctx, release...))...)
 }
 
 // redrive delivers one. answered is false where that could not be for a reason that the next one would meet, too.
@@ -235,10 +243,21 @@ func (d *DeadLetters) redrive(ctx context.Context, r *deadletters.Received, q *R
 	if err := d.Queue.Extend(ctx, *r); err != nil {
 		return true, err
 	}
-	answer, answered, err := Functions{URL: d.FunctionsURL, Token: d.Token}.deliver(ctx, l, identity)
+	functions := Functions{URL: d.FunctionsURL, Token: d.Token}
+	answer, answered, err := functions.deliver(ctx, l, identity)
+	unwanted := err == nil && l.Pipeline != "" && answer.unwantedBy(l.Pipeline)
+	if unwanted && q.Force {
+		everybody := l
+		everybody.Pipeline, unwanted = "", false
+		answer, answered, err = functions.deliver(ctx, everybody, identity)
+	}
 	entry.Status, entry.Decisions = answer.status, answer.decisions
 	if err != nil {
 		return answered, err
+	}
+	if unwanted {
+		return true, fmt.Errorf("it is for the pipeline %s alone, and the functions have none of that name which wants the event: was it renamed, or its trigger changed? "+
+			"Put that right, or deliver it with --force to all that want it, which takes it away also where none does", l.Pipeline)
 	}
 	if err := d.Queue.Ack(ctx, *r); err != nil {
 		return true, fmt.Errorf("it was delivered, and yet is still a dead letter, which does no harm: %w", err)
@@ -294,6 +313,10 @@ func (d *DeadLetters) forwarded(ctx context.Context, r *deadletters.Received, q 
 	}
 	if d.Pipelines == nil {
 		return l, "", errors.New("Pub/Sub forwarded it, and with that its message ID was lost; whether a pipeline has another way to tell it from others is not known, as a pipelines file is invalid (--force delivers it nevertheless)")
+	}
+	if len(d.Pipelines.Match(e)) == 0 {
+		return l, "", errors.New("Pub/Sub forwarded it, and with that its message ID was lost; none of the pipelines files here wants it, so whether a pipeline has another way to tell it from others is not known: " +
+			"name the folder that the functions have with --pipelines, or say with --force that it may run once more")
 	}
 	_, other, err := deliver(l.Topic, r.ID+"-other")
 	if err != nil {

@@ -7,11 +7,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"cloud.google.com/go/pubsub/v2"
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
@@ -167,13 +169,13 @@ func TestWhatOneReadsAnotherDoesNotRedrive(t *testing.T) {
 	if err != nil || len(held) != 1 {
 		t.Fatalf("%d letters (%v)", len(held), err)
 	}
-	if redriven, err := b.Redrive(t.Context(), RedriveRequest{IDs: []string{id}}); !errors.Is(err, ErrNoLetter) || len(redriven) != 0 || len(b.got) != 0 {
+	if redriven, _, err := b.Redrive(t.Context(), RedriveRequest{IDs: []string{id}}); !errors.Is(err, ErrNoLetter) || len(redriven) != 0 || len(b.got) != 0 {
 		t.Errorf("redriven %+v (%v)", redriven, err)
 	}
 	if err := other.Release(t.Context(), held...); err != nil {
 		t.Fatal(err)
 	}
-	if redriven, err := b.Redrive(t.Context(), RedriveRequest{IDs: []string{id}}); err != nil || len(redriven) != 1 || !redriven[0].Delivered {
+	if redriven, _, err := b.Redrive(t.Context(), RedriveRequest{IDs: []string{id}}); err != nil || len(redriven) != 1 || !redriven[0].Delivered {
 		t.Errorf("redriven %+v (%v)", redriven, err)
 	}
 }
@@ -181,7 +183,7 @@ func TestWhatOneReadsAnotherDoesNotRedrive(t *testing.T) {
 func TestRedriveDeliversAsItCameAndAcknowledgesAfterwards(t *testing.T) {
 	b := newLetterBench(t)
 	b.bury(letterOf("a"))
-	redriven, err := b.Redrive(t.Context(), RedriveRequest{})
+	redriven, _, err := b.Redrive(t.Context(), RedriveRequest{})
 	if err != nil || len(redriven) != 1 || !redriven[0].Delivered || redriven[0].Status != 200 || len(redriven[0].Decisions) != 1 || redriven[0].Decisions[0].RunID != "prod/orders/k" {
 		t.Fatalf("redriven %+v (%v)", redriven, err)
 	}
@@ -191,7 +193,7 @@ func TestRedriveDeliversAsItCameAndAcknowledgesAfterwards(t *testing.T) {
 	if m := b.server.Messages(); len(m) != 1 || m[0].Acks != 1 {
 		t.Errorf("it was not acknowledged: %+v", m)
 	}
-	if redriven, err := b.Redrive(t.Context(), RedriveRequest{}); err != nil || len(redriven) != 0 || len(b.got) != 1 {
+	if redriven, _, err := b.Redrive(t.Context(), RedriveRequest{}); err != nil || len(redriven) != 0 || len(b.got) != 1 {
 		t.Errorf("once more: %+v (%v), delivered %q", redriven, err, b.got)
 	}
 }
@@ -218,7 +220,7 @@ func TestRedriveKeepsWhatWasNotTaken(t *testing.T) {
 			b.answer = tt.answer
 			b.bury(letterOf("a"))
 			b.bury(letterOf("c"))
-			redriven, err := b.Redrive(t.Context(), RedriveRequest{})
+			redriven, _, err := b.Redrive(t.Context(), RedriveRequest{})
 			if (err != nil) != (tt.tried == 1) || len(redriven) != tt.tried || len(b.got) != tt.tried || redriven[0].Delivered || !strings.Contains(redriven[0].Error, tt.want) {
 				t.Errorf("redriven %+v (%v)", redriven, err)
 			}
@@ -233,11 +235,11 @@ func TestRedriveOfFunctionsThatAreAway(t *testing.T) {
 	b := newLetterBench(t)
 	b.FunctionsURL = "http://127.0.0.1:1"
 	b.bury(letterOf("a"))
-	if redriven, err := b.Redrive(t.Context(), RedriveRequest{}); err == nil || len(redriven) != 1 || redriven[0].Delivered {
+	if redriven, _, err := b.Redrive(t.Context(), RedriveRequest{}); err == nil || len(redriven) != 1 || redriven[0].Delivered {
 		t.Errorf("redriven %+v (%v)", redriven, err)
 	}
 	b.FunctionsURL = ""
-	if _, err := b.Redrive(t.Context(), RedriveRequest{}); err == nil || !strings.Contains(err.Error(), "PENSTOCK_FUNCTIONS_URL") {
+	if _, _, err := b.Redrive(t.Context(), RedriveRequest{}); err == nil || !strings.Contains(err.Error(), "PENSTOCK_FUNCTIONS_URL") {
 		t.Errorf("without their URL: %v", err)
 	}
 	if left := b.left(t); len(left) != 1 {
@@ -253,7 +255,7 @@ func TestRedriveOfWhatIsStillPoisonEnds(t *testing.T) {
 		return 200, `{"decisions":[{"pipeline":"orders","decision":"dead-lettered","reason":"no such field"}]}`
 	}
 	b.bury(letterOf("a"))
-	redriven, err := b.Redrive(t.Context(), RedriveRequest{})
+	redriven, _, err := b.Redrive(t.Context(), RedriveRequest{})
 	if err != nil || len(redriven) != 1 || !redriven[0].Delivered || redriven[0].Decisions[0].Decision != "dead-lettered" {
 		t.Errorf("redriven %+v (%v)", redriven, err)
 	}
@@ -267,7 +269,7 @@ func TestRedriveOfALetterThatReadsAsAnotherEvent(t *testing.T) {
 	m := letterOf("a")
 	m.Attributes[deadletters.AttrIdentity] = "finalized:landing/b#7"
 	b.bury(m)
-	if redriven, err := b.Redrive(t.Context(), RedriveRequest{Force: true}); err != nil || len(redriven) != 1 || redriven[0].Delivered || len(b.got) != 0 {
+	if redriven, _, err := b.Redrive(t.Context(), RedriveRequest{Force: true}); err != nil || len(redriven) != 1 || redriven[0].Delivered || len(b.got) != 0 {
 		t.Errorf("redriven %+v (%v)", redriven, err)
 	}
 }
@@ -276,7 +278,7 @@ func TestRedriveOfWhatNeverDecoded(t *testing.T) {
 	b := newLetterBench(t)
 	l := deadletters.Letter{Reason: "not JSON", EntryPoint: "EventTrigger", Header: http.Header{"Content-Type": {"text/plain"}}, Body: []byte("hello")}
 	b.bury(l.Message())
-	if redriven, err := b.Redrive(t.Context(), RedriveRequest{}); err != nil || len(redriven) != 1 || !redriven[0].Delivered {
+	if redriven, _, err := b.Redrive(t.Context(), RedriveRequest{}); err != nil || len(redriven) != 1 || !redriven[0].Delivered {
 		t.Errorf("redriven %+v (%v)", redriven, err)
 	}
 }
@@ -298,6 +300,8 @@ func TestRedriveOfWhatPubSubForwarded(t *testing.T) {
 		}
 	}
 	cloudEvent.Attributes["CloudPubSubDeadLetterSourceSubscription"] = "eventarc-1"
+	disguised := forwardedItem("items", "p")
+	disguised.Attributes[deadletters.AttrReason], disguised.Attributes[deadletters.AttrEntryPoint], disguised.Attributes[deadletters.AttrPipeline] = "r", "../../x", "orders"
 	tests := map[string]struct {
 		message *pubsub.Message
 		file    string
@@ -309,6 +313,9 @@ func TestRedriveOfWhatPubSubForwarded(t *testing.T) {
 		"a message with an id of its payload":         {forwardedItem("items", "p"), file(", id: string(event.data.order)", ""), RedriveRequest{}, "/PubSubTrigger pubsub:" + itemTopic + "#%s", ""},
 		"a run with a key of its payload":             {forwardedItem("items", "p"), file("", "key: ${event.data.order}\n"), RedriveRequest{}, "/PubSubTrigger pubsub:" + itemTopic + "#%s", ""},
 		"a message whose key is its ID, with --force": {forwardedItem("items", "p"), file("", ""), RedriveRequest{Force: true}, "/PubSubTrigger pubsub:" + itemTopic + "#%s", ""},
+		"a message that no pipeline here wants":       {forwardedItem("items", "p"), strings.Replace(file("", "key: ${event.data.order}\n"), "topic: items", "topic: others", 1), RedriveRequest{}, "", "--pipelines"},
+		"one that no pipeline here wants, --force":    {forwardedItem("items", "p"), strings.Replace(file("", ""), "topic: items", "topic: others", 1), RedriveRequest{Force: true}, "/PubSubTrigger pubsub:" + itemTopic + "#%s", ""},
+		"a publisher's attributes like a function's":  {disguised, file(", id: string(event.data.order)", ""), RedriveRequest{}, "/PubSubTrigger pubsub:" + itemTopic + "#%s", ""},
 		"a subscription that is gone":                 {forwardedItem("gone", "p"), file(", id: string(event.data.order)", ""), RedriveRequest{}, "", "--topic"},
 		"a subscription that is gone, with --topic":   {forwardedItem("gone", "p"), file(", id: string(event.data.order)", ""), RedriveRequest{Topic: itemTopic}, "/PubSubTrigger pubsub:" + itemTopic + "#%s", ""},
 		"a notification of an object's change":        {notification, file("", ""), RedriveRequest{}, "/PubSubTrigger finalized:landing/a#7", ""},
@@ -326,7 +333,7 @@ func TestRedriveOfWhatPubSubForwarded(t *testing.T) {
 			if listing, err := b.List(t.Context(), LetterFilter{}); err != nil || len(listing.DeadLetters) != 1 || listing.DeadLetters[0].Forwarded == nil || listing.DeadLetters[0].Identity != "" {
 				t.Fatalf("listed %+v (%v)", listing, err)
 			}
-			redriven, err := b.Redrive(t.Context(), tt.ask)
+			redriven, _, err := b.Redrive(t.Context(), tt.ask)
 			if err != nil || len(redriven) != 1 {
 				t.Fatalf("redriven %+v (%v)", redriven, err)
 			}
@@ -341,5 +348,204 @@ func TestRedriveOfWhatPubSubForwarded(t *testing.T) {
 				t.Errorf("delivered %q: %+v; want %s", b.got, redriven, want)
 			}
 		})
+	}
+}
+
+// The letter's pipeline may have been renamed since, or its trigger changed. What other pipelines say is not about it.
+func TestRedriveForAPipelineThatDoesNotWantTheEvent(t *testing.T) {
+	const unwanted = `{"decisions":[{"pipeline":"orders","decision":"skipped","reason":"` + deadletters.ReasonUnwanted + `"}]}`
+	const alone, all = "/StorageTrigger finalized:landing/a#7 for orders", "/StorageTrigger finalized:landing/a#7"
+	for name, tt := range map[string]struct {
+		answer    string
+		force     bool
+		delivered bool
+		got       []string
+	}{
+		"it does not want it":                      {unwanted, false, false, []string{alone}},
+		"it is not mentioned":                      {`{"decisions":[{"pipeline":"audit","decision":"started"}]}`, false, false, []string{alone}},
+		"nothing is decided":                       {`{"decisions":[]}`, false, false, []string{alone}},
+		"its when is false":                        {`{"decisions":[{"pipeline":"orders","decision":"skipped","reason":"when is false: event.size > 1"}]}`, false, true, []string{alone}},
+		"it decodes no more, and is a letter anew": {`{"decisions":[{"decision":"dead-lettered","reason":"odd"}]}`, false, true, []string{alone}},
+		"it does not want it, with --force":        {unwanted, true, true, []string{alone, all}},
+		"it does, with --force":                    {`{"decisions":[{"pipeline":"orders","decision":"started"}]}`, true, true, []string{alone}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newLetterBench(t)
+			b.answer = func(string, *events.Event) (int, string) {
+				if len(b.got) == 2 { // to all, of which none wants it
+					return 200, `{"decisions":[]}`
+				}
+				return 200, tt.answer
+			}
+			b.bury(letterOf("a"))
+			redriven, _, err := b.Redrive(t.Context(), RedriveRequest{LetterFilter: LetterFilter{Limit: 1}, Force: tt.force})
+			if err != nil || len(redriven) != 1 || redriven[0].Delivered != tt.delivered || !slices.Equal(b.got, tt.got) {
+				t.Errorf("redriven %+v (%v), delivered %q", redriven, err, b.got)
+			}
+			if acks := b.server.Messages()[0].Acks; (acks == 1) != tt.delivered {
+				t.Errorf("it was acknowledged %d times", acks)
+			}
+			if !tt.delivered && !strings.Contains(redriven[0].Error, "--force") {
+				t.Errorf("it does not say what to try: %s", redriven[0].Error)
+			}
+		})
+	}
+}
+
+// A letter that no request can be made of is not the functions' fault: the others are tried.
+func TestRedriveOfALetterThatCannotBeDelivered(t *testing.T) {
+	header := letterOf("a")
+	header.Attributes["ce-subject"] = "a\nb"
+	named := letterOf("a")
+	named.Attributes["ce-a b"] = "x"
+	elsewhere := letterOf("a")
+	elsewhere.Attributes[deadletters.AttrEntryPoint] = "../../x"
+	for name, tt := range map[string]struct {
+		message *pubsub.Message
+		want    string
+	}{
+		"a header of two lines":                {header, "Ce-Subject"},
+		"a name that no header has":            {named, "ce-a b"},
+		"an entry point that no function's is": {elsewhere, "../../x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newLetterBench(t)
+			bad := b.bury(tt.message)
+			b.bury(letterOf("c"))
+			redriven, _, err := b.Redrive(t.Context(), RedriveRequest{LetterFilter: LetterFilter{Limit: 2}})
+			if err != nil || len(redriven) != 2 || !slices.Equal(b.got, []string{"/StorageTrigger finalized:landing/c#7 for orders"}) {
+				t.Fatalf("redriven %+v (%v), delivered %q", redriven, err, b.got)
+			}
+			if redriven[0].ID != bad || redriven[0].Delivered || redriven[0].Status != 0 || !strings.Contains(redriven[0].Error, tt.want) {
+				t.Errorf("redriven %+v, want it refused with %q", redriven[0], tt.want)
+			}
+			if acks := b.server.Message(bad).Acks; acks != 0 {
+				t.Errorf("it was acknowledged %d times", acks)
+			}
+		})
+	}
+}
+
+// Pub/Sub carries attributes as they are, HTTP percent-encoded.
+func TestAForwardedCloudEventIsTheOneThatWasPublished(t *testing.T) {
+	for name, value := range map[string]string{
+		"plain":              "a-b_c/d",
+		"a percent":          "100%",
+		"what looks encoded": "a%2Fb%C3%BC",
+		"quotes and spaces":  `"a \"b\" c"`,
+		"not ASCII":          "größe/日本",
+		"a backslash":        `a\b`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := deadletters.Forwarded{Attributes: map[string]string{
+				"ce-specversion": "1.0", "ce-type": "com.example.t", "ce-source": "/s/a%20b", "ce-id": value, "ce-subject": value, "ce-ext": value,
+			}}
+			l, err := f.Delivery("", "7")
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := events.DecodeBytes(l.Header, l.Body, l.Topic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.ID != value || e.Source != "/s/a%20b" || e.Subject != value || e.Extensions["ext"] != value {
+				t.Errorf("it is %+v, want %q", e, value)
+			}
+		})
+	}
+}
+
+func TestAForwardedMessageKeepsItsOrderingKey(t *testing.T) {
+	b := newLetterBench(t)
+	var got string
+	b.answer = func(_ string, e *events.Event) (int, string) {
+		got = e.PubSub.OrderingKey
+		return 200, `{"decisions":[]}`
+	}
+	m := forwardedItem("items", "p")
+	b.server.PublishOrdered(deadTopic, m.Data, m.Attributes, "customer-9")
+	if redriven, _, err := b.Redrive(t.Context(), RedriveRequest{Force: true}); err != nil || len(redriven) != 1 || got != "customer-9" {
+		t.Errorf("redriven %+v (%v), with the ordering key %q", redriven, err, got)
+	}
+}
+
+// The letters of one pipeline may lie behind those of others.
+func TestTheLimitCountsTheLettersOfThePipeline(t *testing.T) {
+	b := newLetterBench(t)
+	for i := range 120 {
+		m := letterOf(fmt.Sprint(i))
+		m.Attributes[deadletters.AttrPipeline] = "others"
+		b.bury(m)
+	}
+	first, second := b.bury(letterOf("a")), b.bury(letterOf("b"))
+	if listing, err := b.List(t.Context(), LetterFilter{Pipeline: "orders", Limit: 3}); err != nil || len(listing.DeadLetters) != 2 || listing.More {
+		t.Errorf("listed %+v (%v)", listing, err)
+	}
+	if listing, err := b.List(t.Context(), LetterFilter{Pipeline: "orders", Limit: 1}); err != nil || len(listing.DeadLetters) != 1 || !listing.More {
+		t.Errorf("listed %+v (%v)", listing, err)
+	}
+	redriven, more, err := b.Redrive(t.Context(), RedriveRequest{LetterFilter: LetterFilter{Pipeline: "orders", Limit: 2}})
+	if err != nil || len(redriven) != 2 || !more || redriven[0].ID != first || redriven[1].ID != second {
+		t.Errorf("redriven %+v (%v), more: %v", redriven, err, more)
+	}
+	if redriven, more, err := b.Redrive(t.Context(), RedriveRequest{LetterFilter: LetterFilter{Pipeline: "orders", Limit: 2}}); err != nil || len(redriven) != 0 || more {
+		t.Errorf("redriven %+v (%v), more: %v", redriven, err, more)
+	}
+	none := func(*deadletters.Received) bool { return false }
+	if found, more, err := b.Queue.Find(t.Context(), 1, 50, none); err != nil || len(found) != 0 || !more {
+		t.Errorf("found %+v (%v) in a part, more: %v", found, err, more)
+	}
+	if found, more, err := b.Queue.Find(t.Context(), 1, 500, none); err != nil || len(found) != 0 || more {
+		t.Errorf("found %+v (%v) in all, more: %v", found, err, more)
+	}
+}
+
+// Given back at once, it would come again before the letters that were not seen yet, and nothing new would.
+func TestALetterThatCannotBeReadHidesNoOthers(t *testing.T) {
+	b := newLetterBench(t)
+	const n = 12
+	for i := range n {
+		b.bury(letterOf(fmt.Sprint(i)))
+	}
+	unknown := letterOf("unknown")
+	unknown.Attributes[deadletters.AttrForm] = "cbor"
+	b.bury(unknown)
+	for range 10 { // the server gives them in any order
+		got, err := b.Queue.Receive(t.Context(), n)
+		if len(got) != n || err != nil && !strings.Contains(err.Error(), "cbor") {
+			t.Fatalf("%d letters (%v), want %d", len(got), err, n)
+		}
+		if err := b.Queue.Release(t.Context(), got...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := b.Queue.Receive(t.Context(), n+1); len(got) != n || err == nil {
+		t.Errorf("%d letters (%v), want %d and an error", len(got), err, n)
+	}
+}
+
+// Bodies have up to 10 MB each, and thousands of letters are looked through.
+func TestLettersThatAreNotWantedAreNotKept(t *testing.T) {
+	b := newLetterBench(t)
+	for i := range 150 {
+		b.bury(letterOf(fmt.Sprint(i)))
+	}
+	var bodies []weak.Pointer[byte]
+	kept := -1
+	_, _, err := b.Queue.Find(t.Context(), 1, 1000, func(r *deadletters.Received) bool {
+		if len(bodies) == 100 { // those of the first call have been judged
+			runtime.GC()
+			kept = 0
+			for _, body := range bodies {
+				if body.Value() != nil {
+					kept++
+				}
+			}
+		}
+		bodies = append(bodies, weak.Make(&r.Body[0]))
+		return false
+	})
+	if err != nil || kept != 0 {
+		t.Errorf("of the first 100 letters %d are kept (%v)", kept, err)
 	}
 }

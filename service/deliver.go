@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/penstock/penstock/deadletters"
@@ -35,11 +37,14 @@ type delivered struct {
 var errNoFunctions = errors.New("where are the functions? Set PENSTOCK_FUNCTIONS_URL to their base URL")
 
 // deliver posts an event to an entry point, for the letter's pipeline alone where it names one. identity, if there is one, is the event's: a function that reads another from
-// the delivery refuses it. The error is nil where a function of ours took the event; goOn is false where it did not for a
+// the delivery refuses it. The error is nil where a function of ours took the event, though the pipeline may not want it; goOn is false where it did not for a
 // reason that the next event would meet, too.
 func (f Functions) deliver(ctx context.Context, l deadletters.Letter, identity string) (d delivered, goOn bool, err error) {
 	if f.URL == "" {
 		return d, false, errNoFunctions
+	}
+	if !deadletters.IsEntryPoint(l.EntryPoint) {
+		return d, true, fmt.Errorf("it is for %q, and no function that this program knows is called so: if a newer Penstock made it, use its command line", l.EntryPoint)
 	}
 	target, err := url.JoinPath(f.URL, l.EntryPoint)
 	if err != nil {
@@ -60,6 +65,9 @@ func (f Functions) deliver(ctx context.Context, l deadletters.Letter, identity s
 	}
 	if l.Pipeline != "" {
 		request.Header.Set(deadletters.HeaderPipeline, l.Pipeline)
+	}
+	if err := wellFormed(request.Header); err != nil {
+		return d, true, err // before the token is among them: that one is every letter's
 	}
 	if f.Token != "" {
 		request.Header.Set("Authorization", "Bearer "+f.Token)
@@ -88,4 +96,29 @@ func (f Functions) deliver(ctx context.Context, l deadletters.Letter, identity s
 		return d, false, fmt.Errorf("%s answers %s, but not as Penstock's functions do: %q", target, answer.Status, clip(text))
 	}
 	return d, true, nil
+}
+
+// unwantedBy says whether the functions have the pipeline no more, or it does not want the event: nobody took it then. What did
+// not get as far as a pipeline, since it does not decode, is a dead letter anew.
+func (d *delivered) unwantedBy(pipeline string) bool {
+	own := slices.IndexFunc(d.decisions, func(d RedriveDecision) bool { return d.Pipeline == pipeline || d.Pipeline == "" })
+	return own < 0 || d.decisions[own].Decision == string(Skipped) && d.decisions[own].Reason == deadletters.ReasonUnwanted
+}
+
+// wellFormed says whether net/http sends the headers. Its own error cannot be told from one of the connection.
+// https://www.rfc-editor.org/rfc/rfc9110#section-5
+func wellFormed(h http.Header) error {
+	for name, values := range h {
+		if name == "" || strings.ContainsFunc(name, func(c rune) bool {
+			return c <= ' ' || c > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
+		}) {
+			return fmt.Errorf("it cannot be delivered: %q is no name of a header", name)
+		}
+		for _, value := range values {
+			if strings.ContainsFunc(value, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f }) {
+				return fmt.Errorf("it cannot be delivered: the header %s has a control character: %q", name, value)
+			}
+		}
+	}
+	return nil
 }

@@ -19,6 +19,7 @@ import (
 // redriveAnswer is what dlq redrive answers.
 type redriveAnswer struct {
 	DeadLetters []service.Redriven `json:"deadLetters"`
+	More        bool               `json:"more,omitempty"`
 	Error       string             `json:"error,omitempty"`
 }
 
@@ -77,6 +78,7 @@ not listed.`,
 				return errors.Join(a.out.document(listing), err)
 			}
 			a.printLetters(listing)
+			a.printMore(len(listing.DeadLetters), f.Limit, listing.More)
 			return err
 		})
 	}
@@ -86,12 +88,14 @@ not listed.`,
 // flagLetters adds the flags of a filter.
 func flagLetters(cmd *cobra.Command, f *service.LetterFilter) {
 	cmd.Flags().StringVarP(&f.Pipeline, "pipeline", "p", "", "those that this pipeline could not take")
-	cmd.Flags().IntVarP(&f.Limit, "limit", "n", 100, "read at most so many")
+	cmd.Flags().IntVarP(&f.Limit, "limit", "n", 100, "at most so many")
 }
 
 func (a *app) printLetters(listing service.DeadLetterListing) {
 	if len(listing.DeadLetters) == 0 {
-		fmt.Fprintln(a.std.Err, "no dead letters")
+		if !listing.More {
+			fmt.Fprintln(a.std.Err, "no dead letters")
+		}
 		return
 	}
 	rows := make([][]string, len(listing.DeadLetters))
@@ -104,8 +108,18 @@ func (a *app) printLetters(listing service.DeadLetterListing) {
 		rows[i] = []string{l.ID, moment(l.Published), cmp.Or(l.Pipeline, "-"), cmp.Or(identity, "-"), l.Reason}
 	}
 	a.out.table([]column{{title: "ID"}, {title: "SINCE"}, {title: "PIPELINE"}, {title: "EVENT", shrink: true}, {title: "REASON", shrink: true}}, rows)
-	if listing.More {
+}
+
+// printMore says that not all dead letters were seen.
+func (a *app) printMore(found, limit int, more bool) {
+	switch {
+	case !more:
+	case found >= limit:
 		fmt.Fprintln(a.std.Err, "there may be more: raise --limit")
+	case found == 0:
+		fmt.Fprintln(a.std.Err, "no such dead letters among those that were looked through; there may be some behind them")
+	default:
+		fmt.Fprintln(a.std.Err, "there may be more behind those that were looked through")
 	}
 }
 
@@ -181,14 +195,18 @@ anew meanwhile, because it still cannot be handled, is left for another time.
 
 A plain message that Pub/Sub itself forwarded has lost its message ID. It is delivered
 again only where every pipeline that wants it tells messages apart by a payload key, or
-with --force.`,
+with --force. The pipelines files here have to be those of the functions for that.
+
+An event that the pipeline of its dead letter does not want any more, such as one that was
+renamed, stays a dead letter. With --force it goes to all pipelines that want it, and is
+taken away even if none does.`,
 		Example: "  penstock dlq redrive --pipeline orders",
 	}
 	subscription := a.flagSubscription(cmd)
 	flagLetters(cmd, &q.LetterFilter)
 	flags := cmd.Flags()
 	flags.BoolVar(&all, "all", false, "all that the limit allows")
-	flags.BoolVar(&q.Force, "force", false, "also an event whose identity was lost: it may run once more")
+	flags.BoolVar(&q.Force, "force", false, "also an event whose identity was lost, or whose pipeline does not want it any more: it may run once more")
 	flags.StringVar(&q.Topic, "topic", "", "topic of the plain messages that Pub/Sub forwarded, projects/P/topics/T (default: asked of their subscription)")
 	flags.StringVar(&folder, "pipelines", "", "folder of pipelines files that the functions have (default $PENSTOCK_PIPELINES, else pipelines)")
 	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
@@ -206,8 +224,8 @@ with --force.`,
 			if set, problems := loadPipelines([]string{cmp.Or(folder, a.pipelinesFolder())}); !problems.HasErrors() {
 				d.Pipelines = set
 			}
-			redriven, err := d.Redrive(cmd.Context(), q)
-			answer := redriveAnswer{DeadLetters: redriven}
+			redriven, more, err := d.Redrive(cmd.Context(), q)
+			answer := redriveAnswer{DeadLetters: redriven, More: more}
 			left := 0
 			for i := range redriven {
 				if !redriven[i].Delivered {
@@ -217,11 +235,13 @@ with --force.`,
 			}
 			if err != nil {
 				answer.Error = err.Error()
-			} else if len(redriven) == 0 && !a.out.json {
+			} else if len(redriven) == 0 && !more && !a.out.json {
 				fmt.Fprintln(a.std.Err, "no dead letters")
 			}
 			if a.out.json {
 				err = errors.Join(a.out.document(answer), err)
+			} else {
+				a.printMore(len(redriven), q.Limit, more)
 			}
 			if left > 0 {
 				err = errors.Join(err, fmt.Errorf("%s could not be delivered", count(left, "dead letter")))
