@@ -367,16 +367,9 @@ func failedRecords(pipeline, keyHash string, err error) error {
 // read reads a claim and the record of its chain. belongs says whether the claim
 // belongs where it lies.
 func (l *Ledger) read(ctx context.Context, name string, belongs func(Claim) error) (Entry, error) {
-	data, generation, err := l.store.read(ctx, name)
+	claim, generation, err := l.claim(ctx, name, belongs)
 	if err != nil {
 		return Entry{}, err
-	}
-	claim, err := decodeClaim(data)
-	if err == nil {
-		err = belongs(claim)
-	}
-	if err != nil {
-		return Entry{}, l.damaged(name, err)
 	}
 	entry := Entry{Claim: claim, Generation: generation}
 	record, err := l.Record(ctx, claim.Deployment, claim.Pipeline, claim.Key, claim.Chain)
@@ -387,6 +380,21 @@ func (l *Ledger) read(ctx context.Context, name string, belongs func(Claim) erro
 		return Entry{}, err
 	}
 	return entry, nil
+}
+
+func (l *Ledger) claim(ctx context.Context, name string, belongs func(Claim) error) (Claim, int64, error) {
+	data, generation, err := l.store.read(ctx, name)
+	if err != nil {
+		return Claim{}, 0, err
+	}
+	claim, err := decodeClaim(data)
+	if err == nil {
+		err = belongs(claim)
+	}
+	if err != nil {
+		return Claim{}, 0, l.damaged(name, err)
+	}
+	return claim, generation, nil
 }
 
 // List yields the entries of a pipeline that were claimed from a time (inclusive)
@@ -434,6 +442,68 @@ func (l *Ledger) List(ctx context.Context, deployment, pipeline string, from, to
 	}
 }
 
+// ClaimedKey is a key of which a list of the ledger tells that it is claimed.
+type ClaimedKey struct {
+	Hash string // the KeyHash
+	// Written is when the claim in force was: at the time that it says or later, but for what clocks differ.
+	Written time.Time
+}
+
+// Keys yields the keys of a pipeline that are claimed, in no order, and reads none of the
+// claims: see ClaimOf. An error ends it.
+func (l *Ledger) Keys(ctx context.Context, deployment, pipeline string) iter.Seq2[ClaimedKey, error] {
+	return func(yield func(ClaimedKey, error) bool) {
+		err := invalid(checkPipeline(deployment, pipeline))
+		if err == nil {
+			prefix := pipelinePrefix(deployment, pipeline)
+			err = l.store.list(ctx, prefix, func(objects []listed) bool {
+				for _, o := range objects {
+					if !isClaimObject(o.name, prefix) {
+						continue
+					}
+					hash := strings.TrimSuffix(strings.TrimPrefix(o.name, prefix), "/"+claimName)
+					if !yield(ClaimedKey{Hash: hash, Written: o.written}, nil) {
+						return false
+					}
+				}
+				return true
+			})
+		}
+		if err != nil {
+			yield(ClaimedKey{}, fmt.Errorf("list the claimed keys of pipeline %q: %w", clip(pipeline), err))
+		}
+	}
+}
+
+// ClaimOf is the claim in force of a key, which is given by its KeyHash. errors.Is(err,
+// ErrNotFound): nobody claimed it, or its claim was deleted.
+func (l *Ledger) ClaimOf(ctx context.Context, deployment, pipeline, keyHash string) (Claim, error) {
+	err := checkPipeline(deployment, pipeline)
+	if !keyHashRE.MatchString(keyHash) {
+		err = errors.Join(err, errors.New("it is no SHA-256"))
+	}
+	err = invalid(err)
+	var c Claim
+	if err == nil {
+		name := pipelinePrefix(deployment, pipeline) + keyHash + "/" + claimName
+		c, _, err = l.claim(ctx, name, lies(name))
+	}
+	if err != nil {
+		return Claim{}, fmt.Errorf("look up the key with the hash %s of pipeline %q: %w", clip(keyHash), clip(pipeline), err)
+	}
+	return c, nil
+}
+
+// lies says whether a claim belongs where it lies.
+func lies(name string) func(Claim) error {
+	return func(c Claim) error {
+		if c.object() != name {
+			return errors.New("it is about a key that does not lie here")
+		}
+		return nil
+	}
+}
+
 type readResult struct {
 	entry Entry
 	err   error
@@ -444,12 +514,7 @@ func (l *Ledger) readAll(ctx context.Context, objects []listed) []readResult {
 	var g errgroup.Group
 	for i, o := range objects {
 		g.Go(func() error {
-			results[i].entry, results[i].err = l.read(ctx, o.name, func(c Claim) error {
-				if c.object() != o.name {
-					return errors.New("it is about a key that does not lie here")
-				}
-				return nil
-			})
+			results[i].entry, results[i].err = l.read(ctx, o.name, lies(o.name))
 			return nil
 		})
 	}

@@ -398,6 +398,55 @@ func TestListIsOfOnePipelineAndTime(t *testing.T) {
 	}
 }
 
+func TestClaimedKeysAreListedByTheirHashes(t *testing.T) {
+	for _, p := range places {
+		t.Run(p.name, func(t *testing.T) {
+			l := open(t, p.make(t))
+			begun := time.Now()
+			want := map[string]string{} // keys by hash
+			for i := range 10 {
+				c := claim(fmt.Sprintf("%02d", i), "first", day0)
+				want[KeyHash(c.Key)] = c.Key
+				must(l.Claim(t.Context(), c))(t)
+				finish(t, l, record(c, runs.OutcomeSucceeded, day0.Add(time.Hour)))
+			}
+			foreign := claim("99", "foreign", day0)
+			foreign.Pipeline = "orders-2"
+			must(l.Claim(t.Context(), foreign))(t)
+			finish(t, l, record(claim("unclaimed", "first", day0), runs.OutcomeSucceeded, day0.Add(time.Hour)))
+			for key, err := range l.Keys(t.Context(), "prod", "orders") {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if key.Written.Before(begun.Add(-time.Minute)) || key.Written.After(time.Now().Add(time.Minute)) {
+					t.Errorf("%s was written at %s", key.Hash, key.Written)
+				}
+				if c := must(l.ClaimOf(t.Context(), "prod", "orders", key.Hash))(t); c.Key != want[key.Hash] || c.Chain != "first" {
+					t.Errorf("the claim of %s is %+v", key.Hash, c)
+				}
+				delete(want, key.Hash)
+			}
+			if len(want) > 0 {
+				t.Errorf("not listed: %q", want)
+			}
+			for range l.Keys(t.Context(), "prod", "orders") {
+				break // a reader may stop
+			}
+			if _, err := l.ClaimOf(t.Context(), "prod", "orders", KeyHash("unclaimed")); !errors.Is(err, ErrNotFound) {
+				t.Errorf("of a key that nobody claimed: %v", err)
+			}
+			if _, err := l.ClaimOf(t.Context(), "prod", "orders", "../99"); !errors.Is(err, ErrInvalid) {
+				t.Errorf("of what is no hash: %v", err)
+			}
+			for _, err := range l.Keys(t.Context(), "prod", "../orders") {
+				if !errors.Is(err, ErrInvalid) {
+					t.Errorf("of what is no pipeline: %v", err)
+				}
+			}
+		})
+	}
+}
+
 func TestTheLastRecordOfAKeyIsFoundWithoutAClaim(t *testing.T) {
 	for _, p := range places {
 		t.Run(p.name, func(t *testing.T) {

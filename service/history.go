@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,6 +34,10 @@ type history struct {
 	launching map[int64]bool // the scheduled calls that may tell of the job
 	claiming  map[int64]bool // the scheduled calls that claim the run's key
 	claimed   bool           // one of them said that the run has it
+	// known is what the ledger said of each step then, with its last attempt alone; retried says that it said so of the run that
+	// this one retries.
+	known   map[string]runs.StepResult
+	retried bool
 }
 
 // child is a job's workflow as its run's history knows it.
@@ -62,15 +67,22 @@ func (s *Service) end(ctx context.Context, id, execution string) (*history, erro
 }
 
 func (s *Service) readHistory(ctx context.Context, id, execution string, which enumspb.HistoryEventFilterType) (*history, error) {
-	ctx, cancel := call(ctx)
-	defer cancel()
+	// A history has up to 50 MB, in as many calls as it has pages: each has its own bound.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	bound := time.AfterFunc(callTimeout, func() { cancel(fmt.Errorf("a page took more than %v: %w", callTimeout, context.DeadlineExceeded)) })
+	defer bound.Stop()
 	h := &history{s: s, launching: map[int64]bool{}, claiming: map[int64]bool{}}
 	events := s.temporal.GetWorkflowHistory(ctx, id, execution, false, which)
 	for events.HasNext() {
 		event, err := events.Next()
 		if err != nil {
+			if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+				err = fmt.Errorf("%w (%w)", cause, err)
+			}
 			return nil, fmt.Errorf("read the history of workflow %s: %w", id, err)
 		}
+		bound.Reset(callTimeout)
 		h.add(event)
 	}
 	return h, nil
@@ -130,10 +142,7 @@ func (h *history) add(event *historypb.HistoryEvent) {
 			h.told(firstOf(a.GetResult()))
 		}
 		if h.claiming[a.GetScheduledEventId()] {
-			var reply struct {
-				Taken *runs.Taken `json:"taken"`
-			}
-			h.claimed = h.claimed || h.s.read(firstOf(a.GetResult()), &reply) && reply.Taken == nil
+			h.holds(firstOf(a.GetResult()))
 		}
 	case enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
 		a := event.GetWorkflowExecutionSignaledEventAttributes()
@@ -204,8 +213,21 @@ func (h *history) close(outcome runs.Outcome, problem string) {
 // names and that member lie in histories, so they stay.
 var jobTellers = []string{"LaunchJob", "CheckJob", "StopJob"}
 
-// keyClaimer is the activity of a run that claims its key; its answer names in "taken" whoever else has it.
+// keyClaimer is the activity of a run that claims its key; its answer names in "taken" whoever else has it, and has in "earlier"
+// and "retried" what the run before it left.
 const keyClaimer = "ClaimKey"
+
+// holds takes in what the ledger answered a run that claimed its key.
+func (h *history) holds(answer *commonpb.Payload) {
+	var reply struct {
+		Taken   *runs.Taken                `json:"taken"`
+		Earlier map[string]runs.StepResult `json:"earlier"`
+		Retried bool                       `json:"retried"`
+	}
+	if h.s.read(answer, &reply) && reply.Taken == nil {
+		h.claimed, h.known, h.retried = true, reply.Earlier, reply.Retried
+	}
+}
 
 // told takes in what an activity answered.
 func (h *history) told(answer *commonpb.Payload) {
@@ -284,6 +306,7 @@ func (h *history) reconstruct() (runs.RunResult, bool) {
 		if earlier.Outcome == runs.OutcomeSucceeded {
 			step.Outcome = runs.OutcomeSucceeded
 		}
+		h.goOn(&step, earlier.Outcome)
 		for _, c := range h.children {
 			if c.input.Step != planned.Name {
 				continue
@@ -306,6 +329,20 @@ func (h *history) reconstruct() (runs.RunResult, bool) {
 		result.Steps = append(result.Steps, step)
 	}
 	return result, true
+}
+
+// goOn has a step go on from what the ledger knew of it and the run's input did not, as the run itself does. asked is its outcome
+// in that input: pending is a step that whoever retried wanted again.
+func (h *history) goOn(step *runs.StepResult, asked runs.Outcome) {
+	last, ok := h.known[step.Name].Last()
+	known, begun := step.Last()
+	if !ok || begun && known.Attempt >= last.Attempt {
+		return
+	}
+	step.Attempts = append(step.Attempts, last)
+	if h.retried && !begun && asked != runs.OutcomePending && h.known[step.Name].Outcome == runs.OutcomeSucceeded {
+		step.Outcome = runs.OutcomeSucceeded
+	}
 }
 
 // settle says what a step is about that is not done.

@@ -1,14 +1,18 @@
 package service
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	failurepb "go.temporal.io/api/failure/v1"
 	historypb "go.temporal.io/api/history/v1"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -339,6 +343,47 @@ func TestJobResultOfAJobsHistory(t *testing.T) {
 			}
 		})
 	}
+}
+
+// slowly gives a history an event a page, each of which takes as long.
+type slowly struct {
+	client.Client
+	page   time.Duration
+	events int
+}
+
+func (s *slowly) GetWorkflowHistory(ctx context.Context, _, _ string, _ bool, _ enumspb.HistoryEventFilterType) client.HistoryEventIterator {
+	return &slowPages{ctx, s}
+}
+
+type slowPages struct {
+	ctx context.Context
+	of  *slowly
+}
+
+func (p *slowPages) HasNext() bool { return p.of.events > 0 }
+func (p *slowPages) Next() (*historypb.HistoryEvent, error) {
+	p.of.events--
+	select {
+	case <-p.ctx.Done():
+		return nil, p.ctx.Err()
+	case <-time.After(p.of.page):
+		return &historypb.HistoryEvent{}, nil
+	}
+}
+
+// A long history takes its time, as long as it comes.
+func TestEachPageOfAHistoryHasItsOwnBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Service{temporal: &slowly{page: callTimeout - time.Second, events: 10}}
+		if _, err := s.history(t.Context(), "w", ""); err != nil {
+			t.Errorf("a long history: %v", err)
+		}
+		s.temporal = &slowly{page: callTimeout + time.Second, events: 1}
+		if _, err := s.history(t.Context(), "w", ""); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "a page took more than 20s") {
+			t.Errorf("a page that does not come: %v", err)
+		}
+	})
 }
 
 func TestHistoryWithoutItsBeginningTellsNothing(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/penstock/penstock/ledger"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/runs"
@@ -26,8 +28,16 @@ type judge struct {
 	// runs are those that Temporal lists since the window began, by the identity that started them. A list lags, so it is never why
 	// something is missed: it finds the runs of events whose key, or `when`, was another then.
 	runs map[digest]*listedRuns
-	// claimed says whether the ledger has a claim of the pipeline from before the window.
-	claimed func(context.Context) (bool, error)
+	// claims are the ledger's, which are read once, and only where something hangs on them.
+	claims func(context.Context) (*claims, error)
+}
+
+// claims are what the ledger's claims of a pipeline tell of events since the window began.
+type claims struct {
+	before bool              // there is one from before the window
+	by     map[digest]string // the hash of the key that an event's run claimed, by the event's identity
+	// doubt is why an event that is not among them may have claimed a key all the same; empty: it cannot.
+	doubt string
 }
 
 // listedRuns are the runs that one event started.
@@ -46,18 +56,14 @@ type judged struct {
 func (r *reconciler) judgeOf(ctx context.Context, p *pipeline.Pipeline) (*judge, error) {
 	j := &judge{reconciler: r, p: p, set: pipeline.NewSet([]*pipeline.Pipeline{p}), deciding: p.Deciding(), runs: map[digest]*listedRuns{}}
 	var once sync.Mutex
-	var known *bool
-	j.claimed = func(ctx context.Context) (bool, error) {
+	var known *claims
+	j.claims = func(ctx context.Context) (_ *claims, err error) {
 		once.Lock()
 		defer once.Unlock()
 		if known == nil {
-			found, err := j.claimedBefore(ctx, r.q.From)
-			if err != nil {
-				return false, err
-			}
-			known = &found
+			known, err = j.readClaims(ctx)
 		}
-		return *known, nil
+		return known, err
 	}
 	query := Filter{Pipeline: p.Name, Since: r.q.From.Add(-clocks)}.query(r.deployment)
 	err := r.each(ctx, query, reconcilePage, func(page []Run) bool {
@@ -154,6 +160,13 @@ func (j *judge) judge(ctx context.Context, o *object) (*judged, error) {
 			return found, err
 		}
 	}
+	// The time after Temporal was asked: one that was young before may have been forgotten by then.
+	forgotten := j.now().Sub(o.event.Storage.TimeCreated) >= j.retention-clocks
+	if forgotten {
+		if done, err := j.byClaims(ctx, found); done || err != nil {
+			return found, err
+		}
+	}
 	inexact := j.inexact(o)
 	switch {
 	case skip != nil && inexact == "":
@@ -169,7 +182,7 @@ func (j *judge) judge(ctx context.Context, o *object) (*judged, error) {
 	case failed != nil:
 		found.because("its event would become a dead letter: " + failed.Error())
 	}
-	return found, j.absent(ctx, o, found)
+	return found, j.absent(ctx, found, forgotten)
 }
 
 // because adds to why a finding is what it is.
@@ -177,10 +190,10 @@ func (f *judged) because(reason string) {
 	f.Reason = strings.TrimPrefix(f.Reason+"; "+reason, "; ")
 }
 
-// absent says of an object for which nothing was found whether there can have been something.
-func (j *judge) absent(ctx context.Context, o *object, found *judged) error {
-	age := j.now.Sub(o.event.Storage.TimeCreated)
-	if age < j.retention-clocks {
+// absent says of an object for which nothing was found whether there can have been something. forgotten says that Temporal
+// may have forgotten its run.
+func (j *judge) absent(ctx context.Context, found *judged, forgotten bool) error {
+	if !forgotten {
 		found.Verdict = FindingMissed // a run for it would have ended later, and Temporal would still know it
 		return nil
 	}
@@ -193,16 +206,18 @@ func (j *judge) absent(ctx context.Context, o *object, found *judged) error {
 	case found.RunID == "":
 		found.because(past + "and the key that it had then is not known")
 	default:
-		claimed, err := j.claimed(ctx)
-		if err != nil {
+		known, err := j.claims(ctx)
+		switch {
+		case err != nil:
 			return err
-		}
-		if claimed {
+		case !known.before:
+			found.because(past + "and the ledger has no claim of the pipeline from before the window, so it may have claimed none then; begin the window later")
+		case known.doubt != "":
+			found.because(past + "and it may have claimed another key than it would now: " + known.doubt)
+		default:
 			found.Verdict, found.Source = FindingMissed, FromLedger
-			found.because("the ledger, which the pipeline claimed keys in by then, has no claim of it")
-			return nil
+			found.because("the ledger, which the pipeline claimed keys in by then, has no claim of it, under whichever key")
 		}
-		found.because(past + "and the ledger has no claim of the pipeline from before the window, so it may have claimed none then; begin the window later")
 	}
 	return nil
 }
@@ -266,7 +281,7 @@ func (j *judge) tellRun(ctx context.Context, found *judged, r *Run) error {
 	if j.ledger == nil || len(j.p.Steps) == 0 {
 		return nil
 	}
-	records, err := j.records(ctx, found.Key)
+	records, err := j.records(ctx, ledger.KeyHash(found.Key))
 	found.Twice = append(found.Twice, j.twice(records, found.Identity)...)
 	if damaged(err) {
 		found.because(err.Error())
@@ -288,7 +303,7 @@ func (j *judge) byLedger(ctx context.Context, found *judged) (bool, error) {
 	var records []ledger.Record
 	claimed := err == nil
 	if claimed || errors.Is(err, ledger.ErrNotFound) {
-		records, err = j.records(ctx, found.Key)
+		records, err = j.records(ctx, ledger.KeyHash(found.Key))
 	}
 	switch {
 	case errors.Is(err, ledger.ErrInvalid): // no run can have the key
@@ -301,10 +316,9 @@ func (j *judge) byLedger(ctx context.Context, found *judged) (bool, error) {
 		return false, err
 	}
 	found.Twice = j.twice(records, found.Identity)
-	own := slices.DeleteFunc(slices.Clone(records), func(r ledger.Record) bool { return r.Identity != found.Identity })
+	last, own := lastOf(records, found.Identity)
 	switch c := entry.Claim; {
-	case len(own) > 0:
-		last := slices.MaxFunc(own, func(a, b ledger.Record) int { return a.Ended.Compare(b.Ended) })
+	case own:
 		found.Verdict, found.Outcome, found.RunID = FindingRan, last.Outcome, last.RunID
 		found.because("Temporal has forgotten it")
 	case claimed && c.Identity == found.Identity:
@@ -323,22 +337,141 @@ func (j *judge) byLedger(ctx context.Context, found *judged) (bool, error) {
 	return true, nil
 }
 
-// claimedBefore says whether the ledger has a claim of the pipeline from before a time.
-func (j *judge) claimedBefore(ctx context.Context, t time.Time) (bool, error) {
-	for _, err := range j.ledger.List(ctx, j.deployment, j.p.Name, time.Time{}, t) {
-		switch {
-		case err == nil:
-			return true, nil
-		case !damaged(err):
-			return false, fmt.Errorf("ask the ledger since when pipeline %s claims its keys: %w", j.p.Name, err)
-		}
+// lastOf is the record of an event's run that ended last.
+func lastOf(records []ledger.Record, identity string) (ledger.Record, bool) {
+	own := slices.DeleteFunc(slices.Clone(records), func(r ledger.Record) bool { return r.Identity != identity })
+	if len(own) == 0 {
+		return ledger.Record{}, false
 	}
-	return false, nil
+	return slices.MaxFunc(own, func(a, b ledger.Record) int { return a.Ended.Compare(b.Ended) }), true
 }
 
-func (j *judge) records(ctx context.Context, key string) (records []ledger.Record, err error) {
+// byClaims looks for the event among all that claimed a key since the window began: the key may have been another then, and
+// what Temporal has forgotten it does not list, either.
+func (j *judge) byClaims(ctx context.Context, found *judged) (bool, error) {
+	if j.ledger == nil || j.p.Dedupe == nil || len(j.p.Steps) == 0 {
+		return false, nil
+	}
+	known, err := j.claims(ctx)
+	if err != nil {
+		return false, err
+	}
+	hash, ok := known.by[digestOf(found.Identity)]
+	if !ok {
+		return false, nil
+	}
+	records, err := j.records(ctx, hash)
+	found.Twice = j.twice(records, found.Identity)
+	last, own := lastOf(records, found.Identity)
+	if err == nil && own {
+		found.RunID, found.Key, found.Outcome = last.RunID, last.Key, last.Outcome
+	}
+	if err == nil && !own {
+		var c ledger.Claim
+		c, err = j.claimOf(ctx, hash)
+		found.RunID, found.Key = c.RunID, c.Key
+	}
+	switch {
+	case damaged(err):
+		found.because(err.Error())
+	case err != nil && !errors.Is(err, ledger.ErrNotFound):
+		return false, err
+	}
+	found.Verdict, found.Source = FindingRan, FromLedger
+	found.because("it claimed another key than it would now, and Temporal has forgotten it")
+	return true, nil
+}
+
+// readClaims reads which events claimed a key since the window began. Of older claims it reads one, to know that there were any.
+func (j *judge) readClaims(ctx context.Context) (*claims, error) {
+	const enough = 16 // some may be damaged, or deleted since
+	fail := func(err error) (*claims, error) {
+		return nil, fmt.Errorf("ask the ledger which keys pipeline %s claimed: %w", j.p.Name, err)
+	}
+	var since, before []string
+	// A list has as many pages as it needs, each of which has its own bound.
+	err := j.insist(ctx, func(ctx context.Context) error {
+		since, before = nil, nil
+		for key, err := range j.ledger.Keys(ctx, j.deployment, j.p.Name) {
+			switch {
+			case err != nil:
+				return err
+			case !key.Written.Before(j.q.From.Add(-clocks)):
+				since = append(since, key.Hash)
+			case len(before) < enough:
+				before = append(before, key.Hash)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fail(err)
+	}
+	known := &claims{by: make(map[digest]string, len(since))}
+	var mu sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(reconcileParallel)
+	for _, hash := range since {
+		g.Go(func() error { return j.readClaim(gctx, hash, known, &mu) })
+	}
+	if err := g.Wait(); err != nil {
+		return fail(err)
+	}
+	for _, hash := range before {
+		if known.before {
+			break
+		}
+		switch _, err := j.claimOf(ctx, hash); {
+		case err == nil:
+			known.before = true
+		case !damaged(err) && !errors.Is(err, ledger.ErrNotFound):
+			return fail(err)
+		}
+	}
+	return known, nil
+}
+
+// readClaim takes in the claim of a key, and the records of those that had the key before.
+func (j *judge) readClaim(ctx context.Context, hash string, known *claims, mu *sync.Mutex) error {
+	c, err := j.claimOf(ctx, hash)
+	var records []ledger.Record
+	if err == nil && c.After != "" {
+		records, err = j.records(ctx, hash)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	switch {
+	case errors.Is(err, ledger.ErrNotFound):
+		known.doubt = "a claim was deleted just now"
+	case damaged(err):
+		known.doubt = err.Error()
+	case err != nil:
+		return err
+	// A key that is the event's identity no other event ever had.
+	case c.After != "" && c.Key != c.Identity && !slices.ContainsFunc(records, func(r ledger.Record) bool { return r.Chain == c.After }):
+		known.doubt = fmt.Sprintf("the claim of %s replaced one that left no final record, so of which event that was is not known", c.RunID)
+	}
+	if c.Chain != "" {
+		known.by[digestOf(c.Identity)] = hash
+		known.before = known.before || c.At.Before(j.q.From)
+	}
+	for i := range records {
+		known.by[digestOf(records[i].Identity)] = hash
+	}
+	return nil
+}
+
+func (j *judge) claimOf(ctx context.Context, hash string) (c ledger.Claim, err error) {
 	err = j.patiently(ctx, func(ctx context.Context) (err error) {
-		records, err = j.ledger.Records(ctx, j.deployment, j.p.Name, ledger.KeyHash(key))
+		c, err = j.ledger.ClaimOf(ctx, j.deployment, j.p.Name, hash)
+		return err
+	})
+	return c, err
+}
+
+func (j *judge) records(ctx context.Context, hash string) (records []ledger.Record, err error) {
+	err = j.patiently(ctx, func(ctx context.Context) (err error) {
+		records, err = j.ledger.Records(ctx, j.deployment, j.p.Name, hash)
 		return err
 	})
 	if errors.Is(err, ledger.ErrInvalid) {
@@ -352,13 +485,20 @@ func damaged(err error) bool {
 	return errors.As(err, &d)
 }
 
-// patiently asks the ledger again where its bucket could not serve.
+// patiently is insist for a question that is answered at once.
 func (j *judge) patiently(ctx context.Context, ask func(context.Context) error) error {
+	return j.insist(ctx, func(ctx context.Context) error {
+		ctx, cancel := call(ctx)
+		defer cancel()
+		return ask(ctx)
+	})
+}
+
+// insist asks the ledger again where its bucket could not serve.
+func (j *judge) insist(ctx context.Context, ask func(context.Context) error) error {
 	pause := j.q.Buckets.pause
 	for try := 1; ; try++ {
-		callCtx, cancel := call(ctx)
-		err := ask(callCtx)
-		cancel()
+		err := ask(ctx)
 		var refused *ledger.Error
 		if err == nil || try == bucketTries || !errors.As(err, &refused) || refused.Code != 429 && refused.Code < 500 {
 			return err
@@ -413,7 +553,8 @@ func (j *judge) byIdentity(ctx context.Context, found *judged) (bool, error) {
 	if known == nil {
 		return false, nil
 	}
-	for _, id := range known.list(j, found.Identity) {
+	ids := known.list(j, found.Identity)
+	for _, id := range ids {
 		r, err := j.describeRun(ctx, id)
 		if err != nil {
 			return false, err
@@ -428,7 +569,9 @@ func (j *judge) byIdentity(ctx context.Context, found *judged) (bool, error) {
 		found.because("it ran by an earlier version of the pipelines file; the one that is compared with " + now)
 		return true, j.tellRun(ctx, found, r)
 	}
-	return false, nil
+	found.Verdict, found.Source, found.RunID = FindingRan, FromTemporal, ids[len(ids)-1]
+	found.because("Temporal listed its run, and has forgotten it since")
+	return true, nil
 }
 
 // byDecision goes by what functions said, and by what they could do nothing with.

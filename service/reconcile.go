@@ -10,6 +10,7 @@ import (
 
 	"go.temporal.io/api/workflowservice/v1"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/status"
 
 	"github.com/penstock/penstock/deadletters"
 	"github.com/penstock/penstock/events"
@@ -152,7 +153,7 @@ func (s *Service) Reconcile(ctx context.Context, q ReconcileRequest, seen Reconc
 		return result, fmt.Errorf("pipeline %s has no trigger whose events can be listed: %s", p.Name, strings.Join(notes, "; "))
 	}
 	result.Notes = append(notes, s.unseen(&q, p)...)
-	r := &reconciler{Service: s, q: &q, result: &result, seen: seen, now: time.Now()}
+	r := &reconciler{Service: s, q: &q, result: &result, seen: seen, now: time.Now}
 	var err error
 	if r.retention, err = s.retention(ctx); err != nil {
 		return result, err
@@ -239,7 +240,7 @@ type reconciler struct {
 	q         *ReconcileRequest
 	result    *Reconciliation
 	seen      ReconcileObserver
-	now       time.Time
+	now       func() time.Time
 	retention time.Duration
 	letters   map[digest]waiting // by pipeline and identity
 	judge     *judge             // of the pipeline that is reconciled
@@ -252,8 +253,13 @@ type waiting struct{ id, reason string }
 // readLetters looks at the dead letters, and leaves them.
 func (r *reconciler) readLetters(ctx context.Context) (note string, err error) {
 	got, err := r.q.Queue.Receive(ctx, lookThrough)
-	if err = errors.Join(err, r.q.Queue.Release(ctx, got...)); err != nil {
-		return "", fmt.Errorf("look at the dead letters: %w", err)
+	released := r.q.Queue.Release(ctx, got...)
+	var notes []string
+	switch {
+	case released != nil || refusedByQueue(err):
+		return "", fmt.Errorf("look at the dead letters: %w", errors.Join(err, released))
+	case err != nil:
+		notes = append(notes, "not every dead letter can be read, so an object may be called missed whose event is one: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	r.letters = make(map[digest]waiting, len(got))
 	for i := range got {
@@ -271,9 +277,15 @@ func (r *reconciler) readLetters(ctx context.Context) (note string, err error) {
 		}
 	}
 	if len(got) == lookThrough {
-		note = fmt.Sprintf("there may be more dead letters than the %d that were looked at", lookThrough)
+		notes = append(notes, fmt.Sprintf("there may be more dead letters than the %d that were looked at", lookThrough))
 	}
-	return note, nil
+	return strings.Join(notes, "; "), nil
+}
+
+// refusedByQueue tells trouble of the subscription, which gave nothing then, from that of a letter that cannot be read.
+func refusedByQueue(err error) bool {
+	var answer interface{ GRPCStatus() *status.Status }
+	return errors.As(err, &answer) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // letter is the dead letter of an event that a pipeline could not take, or that never got as far.

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
@@ -44,13 +47,19 @@ type workflows struct {
 	byID     map[string]*workflowpb.WorkflowExecutionInfo
 	results  map[string]runs.RunResult
 	unlisted map[string]bool // that the list does not show yet
+	gone     map[string]bool // that the list shows still
+	// described is called when a workflow was asked for; nil: nothing is.
+	described func()
 }
 
 func (w *workflows) DescribeWorkflowExecution(_ context.Context, id, _ string) (*workflowservice.DescribeWorkflowExecutionResponse, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.described != nil {
+		w.described()
+	}
 	info := w.byID[id]
-	if info == nil {
+	if info == nil || w.gone[id] {
 		return nil, serviceerror.NewNotFound("no such workflow")
 	}
 	return &workflowservice.DescribeWorkflowExecutionResponse{WorkflowExecutionInfo: info}, nil
@@ -166,7 +175,7 @@ func newReconcileBench(t *testing.T, files ...string) *reconcileBench {
 	if len(files) == 0 {
 		files = []string{orders}
 	}
-	b := &reconcileBench{t: t, now: time.Now(), w: &workflows{byID: map[string]*workflowpb.WorkflowExecutionInfo{}, results: map[string]runs.RunResult{}, unlisted: map[string]bool{}}}
+	b := &reconcileBench{t: t, now: time.Now(), w: &workflows{byID: map[string]*workflowpb.WorkflowExecutionInfo{}, results: map[string]runs.RunResult{}, unlisted: map[string]bool{}, gone: map[string]bool{}}}
 	b.Service = &Service{temporal: b.w, namespace: "default", deployment: "dev", converter: converter.GetDefaultDataConverter()}
 	var all []*pipeline.Pipeline
 	for i, file := range files {
@@ -506,6 +515,164 @@ func TestWhatTemporalHasForgottenIsUnknownUnlessTheLedgerTells(t *testing.T) {
 	}
 }
 
+// A pipelines file whose key has changed does not make what ran by the earlier one run again.
+func TestWhatClaimedAnotherKeyIsNotMissed(t *testing.T) {
+	const keyed, sized = orders + "dedupe: {keep: forever}\nkey: ${event.name}\n", orders + "dedupe: {keep: forever}\n"
+	old := stored{name: "in/old", generation: 1, size: 1, age: 10 * day}
+	own := old.identity()
+	replace := func(b *reconcileBench, l *ledger.Ledger, key string) {
+		b.t.Helper()
+		seen, err := l.Read(b.t.Context(), "dev", "orders", key)
+		if err == nil {
+			c := seen.Claim
+			c.Chain, c.Identity, c.At = "later", "event:x#1", b.now.Add(-9*day)
+			_, err = l.TakeOver(b.t.Context(), seen, c)
+		}
+		if err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		file    string
+		size    int
+		do      func(*reconcileBench, *ledger.Ledger)
+		want    Finding
+		outcome runs.Outcome
+		says    string
+	}{
+		"others claimed theirs": {keyed, 1, func(b *reconcileBench, l *ledger.Ledger) { b.claim(l, "k", "event:x#1", 9*day) }, FindingMissed, "", "under whichever key"},
+		"it claimed its own":    {keyed, 1, func(b *reconcileBench, l *ledger.Ledger) { b.claim(l, own, own, 10*day) }, FindingRan, "", "another key"},
+		"it claimed its own, and its end is on record": {keyed, 1, func(b *reconcileBench, l *ledger.Ledger) {
+			b.claim(l, own, own, 10*day)
+			b.record(l, own, own, "c", "started", "j")
+		}, FindingRan, runs.OutcomeSucceeded, "another key"},
+		"it claimed one, when the file wanted it": {sized, 0, func(b *reconcileBench, l *ledger.Ledger) { b.claim(l, "k", own, 10*day) }, FindingRan, "", "another key"},
+		"it claimed one that another event has now": {sized, 1, func(b *reconcileBench, l *ledger.Ledger) {
+			b.claim(l, "k", own, 10*day)
+			b.record(l, "k", own, "c-14400", "started", "j")
+			replace(b, l, "k")
+		}, FindingRan, runs.OutcomeSucceeded, "another key"},
+		"who had a key before is not known": {sized, 1, func(b *reconcileBench, l *ledger.Ledger) {
+			b.claim(l, "k", own, 10*day)
+			replace(b, l, "k")
+		}, FindingUnknown, "", "left no final record"},
+		"a claim that cannot be read": {sized, 1, func(b *reconcileBench, l *ledger.Ledger) {
+			dir := filepath.Join(l.String(), "v1/dev/orders", ledger.KeyHash("k"))
+			if err := errors.Join(os.MkdirAll(dir, 0o750), os.WriteFile(filepath.Join(dir, "claim.1.json"), []byte("{"), 0o600)); err != nil {
+				b.t.Fatal(err)
+			}
+		}, FindingUnknown, "", "cannot be used"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newReconcileBench(t, c.file)
+			l := b.with(t)
+			b.claim(l, "before", "event:before", 30*day)
+			then := b.now.Add(-30 * day)
+			if err := os.Chtimes(filepath.Join(l.String(), "v1/dev/orders", ledger.KeyHash("before"), "claim.1.json"), then, then); err != nil {
+				t.Fatal(err)
+			}
+			c.do(b, l)
+			o := old
+			o.size = c.size
+			b.put(o)
+			b.request.From, b.request.StartMissing = b.now.Add(-20*day), true
+			got := b.reconcile()
+			b.want(got, map[string]Finding{"in/old#1": c.want})
+			if o := got.objects["in/old#1"]; o.Outcome != c.outcome || !strings.Contains(o.Reason, c.says) || c.want == FindingRan && (o.RunID != runs.RunID("dev", "orders", o.Key) || o.Source != FromLedger) {
+				t.Errorf("it is %+v", o)
+			}
+			if started := len(b.posted) > 0; started != (c.want == FindingMissed) {
+				t.Errorf("posted %q", b.posted)
+			}
+		})
+	}
+}
+
+// A ledger whose bucket is busy is asked again, for a list as for what is in it.
+func TestALedgerThatIsBusyIsAskedAgain(t *testing.T) {
+	b := newReconcileBench(t, orders+"dedupe: {keep: forever}\n")
+	l := b.with(t)
+	b.claim(l, "before", "event:before", 30*day)
+	b.claim(l, "k", "finalized:landing/in/ran#2", 10*day)
+	var mu sync.Mutex
+	asked := map[string]int{}
+	bucket := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked[r.URL.String()]++
+		if n := asked[r.URL.String()]; n < 3 {
+			http.Error(w, `{"error":{"message":"later"}}`, []int{429, 503}[n-1])
+			return
+		}
+		if name, ok := strings.CutPrefix(r.URL.Path, "/storage/v1/b/ledger/o/"); ok {
+			data, err := os.ReadFile(filepath.Join(l.String(), strings.Replace(name, "claim.json", "claim.1.json", 1)))
+			if err != nil {
+				http.Error(w, "No such object: "+name, http.StatusNotFound)
+				return
+			}
+			w.Header().Set("X-Goog-Generation", "1")
+			_, _ = w.Write(data)
+			return
+		}
+		items := []any{}
+		for _, key := range []string{"before", "k"} {
+			if name := "v1/dev/orders/" + ledger.KeyHash(key) + "/claim.json"; strings.HasPrefix(name, r.URL.Query().Get("prefix")) {
+				items = append(items, map[string]string{"name": name, "timeCreated": b.now.Format(time.RFC3339)})
+			}
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]any{"items": items})
+	}))
+	defer bucket.Close()
+	var err error
+	if b.ledger, err = ledger.OpenFrom(t.Context(), "gs://ledger", func(string) string { return bucket.URL }); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = b.ledger.Close() }()
+	b.put(stored{name: "in/missed", generation: 1, size: 1, age: 10 * day}, stored{name: "in/ran", generation: 2, size: 1, age: 10 * day})
+	b.request.From = b.now.Add(-20 * day)
+	b.want(b.reconcile(), map[string]Finding{"in/missed#1": FindingMissed, "in/ran#2": FindingRan})
+}
+
+// What Temporal forgets while a reconciliation goes on is not missed.
+func TestWhatTemporalForgetsMeanwhile(t *testing.T) {
+	object := stored{name: "in/x", generation: 1, size: 1, age: 70 * time.Hour}
+	t.Run("since its age was right", func(t *testing.T) {
+		b := newReconcileBench(t)
+		b.request.From = b.now.Add(-80 * time.Hour)
+		now := b.now
+		b.w.described = func() { now = now.Add(2 * time.Hour) }
+		r := &reconciler{Service: b.Service, q: &b.request, now: func() time.Time { return now }, retention: 72 * time.Hour}
+		j, err := r.judgeOf(t.Context(), b.request.Pipelines.Pipeline("orders"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		item, err := json.Marshal(object.resource(b.now))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := objectOf("landing", item)
+		if got, err := j.judge(t.Context(), &o); err != nil || got.Verdict != FindingUnknown {
+			t.Errorf("it is %+v, %v", got, err)
+		}
+	})
+	for name, key := range map[string]string{"since it was listed": object.identity(), "since it was listed, under another key": "other"} {
+		t.Run(name, func(t *testing.T) {
+			b := newReconcileBench(t)
+			b.request.From, b.request.StartMissing = b.now.Add(-80*time.Hour), true
+			b.put(object)
+			b.start("orders", key, object.identity(), object.age)
+			id := runs.RunID("dev", "orders", key)
+			b.w.gone[id] = true
+			got := b.reconcile()
+			b.want(got, map[string]Finding{"in/x#1": FindingRan})
+			if o := got.objects["in/x#1"]; o.RunID != id || len(b.posted) > 0 {
+				t.Errorf("it is %+v, posted %q", o, b.posted)
+			}
+		})
+	}
+}
+
 func TestWhatTheFunctionsSaidOfObjects(t *testing.T) {
 	object := stored{name: "in/x", generation: 1, size: 1, age: time.Hour}
 	other := runs.RunID("dev", "orders", "another-key")
@@ -577,6 +744,28 @@ func TestADeadLetterIsFoundAndLeft(t *testing.T) {
 	}
 	if left := letters.left(t); len(left) != 3 {
 		t.Errorf("%d dead letters are left of 3", len(left))
+	}
+}
+
+func TestADeadLetterThatCannotBeReadIsNoted(t *testing.T) {
+	b, letters := newReconcileBench(t), newLetterBench(t)
+	b.put(stored{name: "in/x", generation: 7, size: 1, age: time.Hour})
+	strange := letterOf("in/y")
+	strange.Attributes[deadletters.AttrForm] = "newer"
+	id := letters.bury(strange)
+	letters.bury(letterOf("in/x"))
+	b.request.Queue = letters.Queue
+	got := b.reconcile()
+	b.want(got, map[string]Finding{"in/x#7": FindingDeadLettered})
+	if notes := strings.Join(got.Notes, "\n"); !strings.Contains(notes, "read dead letter "+id) {
+		t.Errorf("it notes %q", notes)
+	}
+	// A subscription that gives nothing ends it.
+	if _, err := letters.server.GServer.DeleteSubscription(t.Context(), &pubsubpb.DeleteSubscriptionRequest{Subscription: deadSub}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Reconcile(t.Context(), b.request, ReconcileObserver{}); err == nil || !strings.Contains(err.Error(), "no subscription") {
+		t.Errorf("without the subscription it ends with %v", err)
 	}
 }
 

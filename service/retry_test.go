@@ -361,6 +361,57 @@ func TestRetryOfARetryTakesOverTheClaimThatIsThere(t *testing.T) {
 	}
 }
 
+// What a retry learned from the ledger, which keeps what Temporal has forgotten, is not lost with it: the next one goes on from there.
+func TestRetryOfATerminatedRetryKeepsWhatTheLedgerKnew(t *testing.T) {
+	known := map[string]runs.StepResult{
+		"clean": {Name: "clean", Outcome: runs.OutcomeSucceeded, Attempts: []runs.JobResult{done(1)}},
+		"load":  {Name: "load", Outcome: runs.OutcomeFailed, Attempts: []runs.JobResult{failedJob(1)}},
+	}
+	for name, c := range map[string]struct {
+		earlier map[string]runs.StepResult // of the input
+		retried bool
+		load    bool // had begun
+		want    string
+	}{
+		"before it began a step":                  {nil, true, false, "clean kept 1, load runs 2"},
+		"amid a step":                             {nil, true, true, "clean kept 1, load continues 2"},
+		"that was to run a step again":            {map[string]runs.StepResult{"clean": {Name: "clean", Outcome: runs.OutcomePending}}, true, false, "clean runs 2, load runs 2"},
+		"that knew more than the ledger":          {map[string]runs.StepResult{"clean": {Name: "clean", Outcome: runs.OutcomeFailed, Attempts: []runs.JobResult{failedJob(3)}}}, true, false, "clean runs 4, load runs 2"},
+		"of which the ledger had another's steps": {nil, false, false, "clean runs 2, load runs 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newRetryBench(t)
+			b.input.Retries, b.input.Earlier = "original", c.earlier
+			b.terminated()
+			w := b.workflows[retriedRun]
+			happened := []*historypb.HistoryEvent{
+				{EventId: 5, EventType: enumspb.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED, Attributes: &historypb.HistoryEvent_ActivityTaskScheduledEventAttributes{
+					ActivityTaskScheduledEventAttributes: &historypb.ActivityTaskScheduledEventAttributes{ActivityType: &commonpb.ActivityType{Name: "ClaimKey"}},
+				}},
+				{EventId: 6, EventType: enumspb.EVENT_TYPE_ACTIVITY_TASK_COMPLETED, Attributes: &historypb.HistoryEvent_ActivityTaskCompletedEventAttributes{
+					ActivityTaskCompletedEventAttributes: &historypb.ActivityTaskCompletedEventAttributes{ScheduledEventId: 5, Result: b.payloads(map[string]any{"after": true, "earlier": known, "retried": c.retried})},
+				}},
+			}
+			if c.load {
+				b.job("load", 2, nil)
+				in := jobInput("load", 2)
+				happened = append(happened, &historypb.HistoryEvent{EventType: enumspb.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED, Attributes: &historypb.HistoryEvent_StartChildWorkflowExecutionInitiatedEventAttributes{
+					StartChildWorkflowExecutionInitiatedEventAttributes: &historypb.StartChildWorkflowExecutionInitiatedEventAttributes{WorkflowId: runs.JobWorkflowID("p", "l", in.JobName), Input: b.payloads(in)},
+				}})
+			}
+			w.events = slices.Insert(w.events, 1, happened...)
+			r, err := b.Retry(t.Context(), retriedRun, RetryRequest{SameConfig: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantSteps(t, r, c.want)
+			if got := b.keeper.input.Retries; got != "first" {
+				t.Errorf("it comes to the place of %q, want that of the retry, which had the key", got)
+			}
+		})
+	}
+}
+
 func TestRetryIsRefused(t *testing.T) {
 	broken := func(b *retryBench) {
 		b.failed(runs.StepResult{Name: "clean", Outcome: runs.OutcomeSucceeded, Attempts: []runs.JobResult{done(1)}},
