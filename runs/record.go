@@ -194,6 +194,9 @@ type JobState struct {
 	StopAsked time.Time `json:"stopAsked,omitzero"`
 	// DrainAsked is when Dataflow first accepted the drain; zero before.
 	DrainAsked time.Time `json:"drainAsked,omitzero"`
+	// Missed is since when each look finds that Dataflow does not know the job, whose last
+	// news are so old that it may have forgotten it; zero: it is known, or they are not.
+	Missed time.Time `json:"missed,omitzero"`
 	// Early is, in a history that goes on where another grew too long, what status events
 	// said before the job was known; Hints are the job IDs among it that nobody looked at.
 	Early []JobStatus `json:"early,omitempty"`

@@ -111,9 +111,12 @@ const (
 
 // launchReply is the output of launch.
 type launchReply struct {
-	Kind       string            `json:"kind"`
-	Refusal    string            `json:"refusal,omitempty"`
-	Message    string            `json:"message,omitempty"`
+	Kind    string `json:"kind"`
+	Refusal string `json:"refusal,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Unseen says, of replyRefused, that it was the look for the job that was refused:
+	// whether there is one is not known, and no launch was tried.
+	Unseen     bool              `json:"unseen,omitempty"`
 	RetryAfter time.Duration     `json:"retryAfter,omitempty"`
 	Job        jobView           `json:"job,omitzero"`
 	Parameters map[string]string `json:"parameters,omitempty"`
@@ -170,8 +173,8 @@ func (a *Activities) tryLaunch(ctx context.Context, req launchRequest) launchRep
 func (a *Activities) find(ctx context.Context, in runs.JobInput, label, spec string, hints []string) launchReply {
 	for _, id := range hints {
 		job, err := a.Dataflow.Get(ctx, in.Project, in.Location, id)
-		switch {
-		case dataflow.KindOf(err) == dataflow.KindNotFound:
+		switch kind := dataflow.KindOf(err); {
+		case kind == dataflow.KindNotFound, kind == dataflow.KindInvalid: // what is no job's ID is not this one's
 		case err != nil:
 			return unseen(err)
 		case job.Name == in.JobName && job.Labels[runs.LabelDeployment] == label:
@@ -210,6 +213,7 @@ func unseen(err error) launchReply {
 	if r.Kind == replyQuota {
 		r.Kind = replyTransient
 	}
+	r.Unseen = r.Kind == replyRefused
 	return r
 }
 
@@ -364,6 +368,19 @@ func (a *Activities) stop(ctx context.Context, req stopRequest) (checkReply, err
 	switch reply.Asked {
 	case askedDrain:
 		err = a.Dataflow.Drain(ctx, req.Project, req.Location, req.JobID)
+		if dataflow.KindOf(err) != dataflow.KindInvalid {
+			break
+		}
+		// It cannot be drained, unless it stopped running since the look: then the next one tells.
+		if job, err = a.Dataflow.Get(ctx, req.Project, req.Location, req.JobID); err != nil {
+			return checkReply{}, patient(err)
+		}
+		if reply.Job = view(job); job.State != dataflow.StateRunning {
+			reply.Asked = askedNotReady
+			return reply, nil
+		}
+		reply.Asked = askedCancel
+		err = a.Dataflow.Cancel(ctx, req.Project, req.Location, req.JobID, false)
 	case askedCancel:
 		err = a.Dataflow.Cancel(ctx, req.Project, req.Location, req.JobID, false)
 	case askedForce:

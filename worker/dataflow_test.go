@@ -34,6 +34,7 @@ type service struct {
 	onGet    func(n int, id string) error
 	unlisted map[string]bool // jobs that lists do not show
 	onCancel func(n int, force bool) error
+	onDrain  func() error
 	lost     bool // a launch that onLaunch refuses is carried out all the same
 	lag      int  // so many looks by name see nothing of the jobs that there are
 	typ      dataflow.JobType
@@ -191,6 +192,11 @@ func (s *service) Drain(_ context.Context, _, _, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.call("drain")
+	if s.onDrain != nil {
+		if err := s.onDrain(); err != nil {
+			return err
+		}
+	}
 	j := s.job(id)
 	if s.stopped != nil {
 		s.stopped(j)

@@ -23,6 +23,7 @@ const (
 	soon         = 5 * time.Second // until Dataflow may be ready for a cancel
 	reportWithin = 10 * time.Minute
 	forgotten    = 25 * 24 * time.Hour
+	missedFor    = 24 * time.Hour // between the first look and the one that is believed
 	mostHints    = 16
 	mostSpread   = time.Minute // over which jobs ask for news that could ask at once
 )
@@ -146,7 +147,7 @@ func (j *job) watch() {
 	now := workflow.Now(j.ctx)
 	running := j.replaced || j.state.State == string(dataflow.StateRunning) || j.state.State == string(dataflow.StateUpdated)
 	switch {
-	case j.wrongType() != "":
+	case j.wrongType() != "" && !j.declaresNoType():
 		j.refusal = refusalType
 		j.setStop(runs.StopWrongType)
 	case j.in.Job.Streaming && running && !j.state.Announced:
@@ -184,7 +185,7 @@ func (j *job) watch() {
 		return
 	case !now.Before(j.nextSafety):
 		j.nextSafety = j.safety(now)
-		if j.in.Sweep && j.state.State != "" {
+		if j.in.Sweep && j.state.State != "" && j.state.Missed.IsZero() {
 			j.ask()
 		} else {
 			j.check()
@@ -209,6 +210,10 @@ func (j *job) check() bool {
 	}
 	j.checked = workflow.Now(j.ctx)
 	j.apply(reply)
+	if !j.state.Missed.IsZero() {
+		j.lookWait = min(max(2*j.lookWait, soon), j.timing.Safety)
+		j.nextSafety = earlier(j.nextSafety, j.checked.Add(j.lookWait))
+	}
 	j.heedRun(reply.RunClosed, reply.RunUnseen)
 	return true
 }
@@ -351,6 +356,15 @@ func (j *job) wrongType() string {
 		}
 	}
 	return ""
+}
+
+// changeAdoptedType marks histories of adopted orphans that turned out to be of another type
+// than they seemed.
+const changeAdoptedType = "adopted-type"
+
+// declaresNoType says that the job was an orphan, of which no step declares what it is to be.
+func (j *job) declaresNoType() bool {
+	return j.in.RunID == "" && workflow.GetVersion(j.ctx, changeAdoptedType, workflow.DefaultVersion, 1) >= 1
 }
 
 // announce tells the run that the streaming job runs.

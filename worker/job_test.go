@@ -384,6 +384,62 @@ func TestARefusalEndsTheAttempt(t *testing.T) {
 	}
 }
 
+// A look that is refused sees nothing: it is no refusal of the launch.
+func TestALookThatIsRefusedSaysNothingWhileThereIsDoubt(t *testing.T) {
+	looks := func(b *bundle, kind dataflow.Kind, from, to int) {
+		b.dataflow.onFind = func(n int) error {
+			if n >= from && n <= to {
+				return refusal(kind, "not now")
+			}
+			return nil
+		}
+	}
+	for _, kind := range []dataflow.Kind{dataflow.KindPermission, dataflow.KindInvalid, dataflow.KindNotFound} {
+		t.Run("of a launch that was not answered: "+string(kind), func(t *testing.T) {
+			b := setup(t)
+			b.dataflow.lost = true
+			b.dataflow.onLaunch = func(int, dataflow.Launch) error { return refusal(dataflow.KindUnanswered, "reset by peer") }
+			looks(b, kind, 2, 8)
+			b.ends(time.Hour, "job-1", dataflow.StateDone)
+			check(t, b.runJob(t, jobInput()), runs.OutcomeSucceeded, "job-1")
+			b.calls(t, map[string]int{"launch": 1})
+		})
+		t.Run("of a name that is not new: "+string(kind), func(t *testing.T) {
+			b := setup(t)
+			looks(b, kind, 1, 8)
+			b.ends(time.Hour, "job-1", dataflow.StateDone)
+			in := jobInput()
+			in.First = false
+			check(t, b.runJob(t, in), runs.OutcomeSucceeded, "job-1")
+			b.calls(t, map[string]int{"launch": 1})
+		})
+	}
+	t.Run("but that of a name that is new ends the attempt", func(t *testing.T) {
+		b := setup(t)
+		looks(b, dataflow.KindPermission, 1, 100)
+		r := b.runJob(t, jobInput())
+		check(t, r, runs.OutcomeFailed, "")
+		if r.Refusal != "permission" {
+			t.Errorf("refusal %q", r.Refusal)
+		}
+		b.calls(t, map[string]int{"launch": 0, "find": 1})
+	})
+	t.Run("and news that name no job are dropped", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.onGet = func(int, string) error { return refusal(dataflow.KindInvalid, "no job ID") }
+		b.dataflow.onFind = func(n int) error {
+			if n == 1 {
+				return refusal(dataflow.KindTransient, "503")
+			}
+			return nil
+		}
+		b.status(time.Millisecond, "no/job", dataflow.StateRunning, 0)
+		b.ends(time.Hour, "job-1", dataflow.StateDone)
+		check(t, b.runJob(t, jobInput()), runs.OutcomeSucceeded, "job-1")
+		b.calls(t, map[string]int{"launch": 1, "get": 1})
+	})
+}
+
 // A workflow that is not the first under its name cannot know what was written before
 // it: nothing is launched, and no refusal believed, within the horizon.
 func TestASuccessorLooksForTheHorizon(t *testing.T) {
@@ -590,6 +646,52 @@ func TestAStreamingJob(t *testing.T) {
 		}
 		b.calls(t, map[string]int{"cancel": 1})
 	})
+	t.Run("is cancelled when it cannot be drained", func(t *testing.T) {
+		b := setup(t)
+		b.OnSignalExternalWorkflow("default-test-namespace", "dev/orders/k", "", runs.SignalRunning, runs.Running{Step: "load", JobName: streaming().JobName, JobID: "job-1"}).Return(nil)
+		b.dataflow.onDrain = func() error { return refusal(dataflow.KindInvalid, "it has no sources") }
+		b.ends(5*time.Minute, "job-1", dataflow.StateRunning)
+		b.RegisterDelayedCallback(b.CancelWorkflow, time.Hour)
+		check(t, b.runJob(t, streaming()), runs.OutcomeCancelled, "job-1")
+		b.calls(t, map[string]int{"drain": 1, "cancel": 1})
+	})
+	t.Run("is not cancelled when somebody drains it just before", func(t *testing.T) {
+		b := setup(t)
+		b.OnSignalExternalWorkflow("default-test-namespace", "dev/orders/k", "", runs.SignalRunning, runs.Running{Step: "load", JobName: streaming().JobName, JobID: "job-1"}).Return(nil)
+		b.dataflow.onDrain = func() error {
+			b.dataflow.set(b.dataflow.job("job-1"), dataflow.StateDraining)
+			return refusal(dataflow.KindInvalid, "it does not run")
+		}
+		b.ends(5*time.Minute, "job-1", dataflow.StateRunning)
+		b.RegisterDelayedCallback(b.CancelWorkflow, time.Hour)
+		b.ends(90*time.Minute, "job-1", dataflow.StateDrained)
+		check(t, b.runJob(t, streaming()), runs.OutcomeCancelled, "job-1")
+		b.calls(t, map[string]int{"drain": 1, "cancel": 0})
+	})
+	t.Run("is stopped also as the successor of one that was asked to end", func(t *testing.T) {
+		b := setup(t)
+		in := streaming()
+		b.OnSignalExternalWorkflow("default-test-namespace", "dev/orders/k", "", runs.SignalRunning, runs.Running{Step: "load", JobName: in.JobName, JobID: "job-1"}).Return(nil)
+		b.ends(time.Minute, "job-1", dataflow.StateRunning)
+		b.dataflow.stopped = func(j *dataflow.Job) {
+			if j.ID == "job-2" {
+				b.dataflow.set(j, dataflow.StateDrained)
+			}
+		}
+		b.RegisterDelayedCallback(b.CancelWorkflow, time.Hour)
+		b.RegisterDelayedCallback(func() { // while the drain has its grace
+			b.dataflow.mu.Lock()
+			b.dataflow.jobs = append(b.dataflow.jobs, &dataflow.Job{ID: "job-2", Name: in.JobName, Type: dataflow.TypeStreaming, State: dataflow.StateRunning, StateTime: b.Now()})
+			b.dataflow.set(b.dataflow.job("job-1"), dataflow.StateUpdated)
+			b.dataflow.mu.Unlock()
+			b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: "job-1", State: string(dataflow.StateUpdated), StateTime: b.Now(), ReplacedBy: "job-2"})
+		}, 65*time.Minute)
+		check(t, b.runJob(t, in), runs.OutcomeCancelled, "job-2")
+		b.calls(t, map[string]int{"drain": 2, "cancel": 0})
+		if took := b.Now().Sub(b.begun); took > 70*time.Minute {
+			t.Errorf("the successor was asked after %v", took)
+		}
+	})
 	t.Run("goes on as its successor after an update", func(t *testing.T) {
 		b := setup(t)
 		in := streaming()
@@ -707,6 +809,91 @@ func TestStoppingAJobThatIsNotFoundCostsLittle(t *testing.T) {
 	if n := b.dataflow.count("get"); n > 60 {
 		t.Errorf("%d looks in a day", n)
 	}
+}
+
+// One look that does not find a job says nothing, however long the job has run without news.
+func TestALookThatDoesNotFindAnOldJobIsNotBelieved(t *testing.T) {
+	const old = 26 * 24 * time.Hour
+	// missing lets looks from a time on not find a job that is there, so many times.
+	missing := func(b *bundle, from time.Duration, job string, times int) {
+		b.dataflow.onGet = func(_ int, id string) error {
+			if id != job || times == 0 || b.Now().Sub(b.begun) < from {
+				return nil
+			}
+			times--
+			return refusal(dataflow.KindNotFound, "no such job")
+		}
+	}
+	streaming := jobInput()
+	streaming.Job.Streaming, streaming.Timeout = true, time.Hour
+	announced := func(b *bundle) {
+		b.OnSignalExternalWorkflow("default-test-namespace", "dev/orders/k", "", runs.SignalRunning, runs.Running{Step: "load", JobName: streaming.JobName, JobID: "job-1"}).Return(nil)
+		b.ends(time.Minute, "job-1", dataflow.StateRunning)
+	}
+	for name, sweep := range map[string]bool{"at the safety timer": false, "at the safety timer that asks the sweep": true} {
+		t.Run(name, func(t *testing.T) {
+			b := setup(t)
+			announced(b)
+			missing(b, old, "job-1", 1)
+			b.RegisterDelayedCallback(func() { b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: "job-1", Forgotten: true}) }, old)
+			b.ends(old+48*time.Hour, "job-1", dataflow.StateDrained)
+			in := streaming
+			in.Sweep = sweep
+			check(t, b.runJob(t, in), runs.OutcomeSucceeded, "job-1")
+		})
+	}
+	t.Run("when it is to be stopped", func(t *testing.T) {
+		b := setup(t)
+		announced(b)
+		missing(b, old, "job-1", 1)
+		b.RegisterDelayedCallback(b.CancelWorkflow, old)
+		check(t, b.runJob(t, streaming), runs.OutcomeCancelled, "job-1")
+		b.calls(t, map[string]int{"drain": 1})
+		if took := b.Now().Sub(b.begun); took > old+time.Hour {
+			t.Errorf("stopped after %v", took)
+		}
+	})
+	t.Run("when it is another's successor", func(t *testing.T) {
+		b := setup(t)
+		announced(b)
+		missing(b, old, "job-2", 3)
+		b.RegisterDelayedCallback(func() {
+			b.dataflow.mu.Lock()
+			b.dataflow.jobs = append(b.dataflow.jobs, &dataflow.Job{ID: "job-2", Name: streaming.JobName, Type: dataflow.TypeStreaming, State: dataflow.StateRunning, StateTime: b.Now()})
+			b.dataflow.set(b.dataflow.job("job-1"), dataflow.StateUpdated)
+			b.dataflow.mu.Unlock()
+			b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: "job-1", State: string(dataflow.StateUpdated), StateTime: b.Now(), ReplacedBy: "job-2"})
+		}, old)
+		b.ends(old+48*time.Hour, "job-2", dataflow.StateDrained)
+		check(t, b.runJob(t, streaming), runs.OutcomeSucceeded, "job-2")
+	})
+	t.Run("nor two, between which it was found", func(t *testing.T) {
+		b := setup(t)
+		announced(b)
+		misses := 0
+		b.dataflow.onGet = func(int, string) error {
+			if since := b.Now().Sub(b.begun); since >= old && misses == 0 || since >= old+30*time.Hour && misses == 1 {
+				misses++
+				return refusal(dataflow.KindNotFound, "no such job")
+			}
+			return nil
+		}
+		b.ends(old+48*time.Hour, "job-1", dataflow.StateDrained)
+		check(t, b.runJob(t, streaming), runs.OutcomeSucceeded, "job-1")
+		if misses != 2 {
+			t.Errorf("%d looks did not find it", misses)
+		}
+	})
+	t.Run("but those of a day are", func(t *testing.T) {
+		b := setup(t)
+		announced(b)
+		missing(b, old, "job-1", -1)
+		r := b.runJob(t, streaming)
+		check(t, r, runs.OutcomeFailed, "job-1")
+		if took := b.Now().Sub(b.begun); took < old+24*time.Hour || took > old+27*time.Hour || !strings.Contains(r.Error, "no longer knows") {
+			t.Errorf("forgotten after %v (%s)", took, r.Error)
+		}
+	})
 }
 
 func TestAJobThatSomebodyCancelledIsNoSuccess(t *testing.T) {

@@ -48,7 +48,7 @@ func (j *job) acquire() bool {
 			continue
 		}
 		asked := len(j.hints)
-		reply := j.launch(over || now.Before(doubt))
+		reply := j.launch(over || now.Before(doubt), !doubt.IsZero())
 		troubled = asked > 0 && len(j.hints) >= asked
 		after := workflow.Now(j.ctx)
 		j.message = reply.Message
@@ -111,9 +111,12 @@ func (j *job) horizon() time.Time {
 	return workflow.Now(j.ctx).Add(j.timing.Call + j.timing.Horizon)
 }
 
+// changeRefusedLook marks histories of jobs of which a look was refused while a launch was in doubt.
+const changeRefusedLook = "refused-look"
+
 // launch runs the activity, once, and waits for it whatever happens. An
 // activity that did not report (its worker was killed) may have written.
-func (j *job) launch(lookOnly bool) launchReply {
+func (j *job) launch(lookOnly, doubt bool) launchReply {
 	hints := j.hints
 	req := launchRequest{Job: j.in, Hints: hints, LookOnly: lookOnly}
 	req.Job.Resume = nil
@@ -123,6 +126,10 @@ func (j *job) launch(lookOnly bool) launchReply {
 			return launchReply{Kind: replyTransient, Message: err.Error()}
 		}
 		return launchReply{Kind: replyUnanswered, Message: err.Error()}
+	}
+	if reply.Unseen && doubt && workflow.GetVersion(j.ctx, changeRefusedLook, workflow.DefaultVersion, 1) >= 1 {
+		// Nothing was seen: there may be a job, and the launch was not refused.
+		reply.Kind, reply.Refusal = replyTransient, ""
 	}
 	if reply.Kind != replyTransient {
 		j.hints = j.hints[len(hints):] // resolved; what came meanwhile stays

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
@@ -38,6 +39,9 @@ type claimReply struct {
 	Taken *runs.Taken `json:"taken,omitempty"`
 	// After says that an earlier run held the key, so that job names may not be new.
 	After bool `json:"after,omitempty"`
+	// Expired says that the earlier run's claim had expired and that it left no record: the
+	// jobs that it is done with are not this run's.
+	Expired bool `json:"expired,omitempty"`
 	// Earlier holds what the newest record of the key says of each step, with its last attempt alone.
 	Earlier map[string]runs.StepResult `json:"earlier,omitempty"`
 	// Retried says that the record is that of the chain which this run retries.
@@ -65,7 +69,7 @@ func (a *Activities) claim(ctx context.Context, mine ledger.Claim) (claimReply, 
 		}
 		return claimReply{Taken: taken}, nil
 	}
-	reply := claimReply{After: held.After != ""}
+	reply := claimReply{After: held.After != "", Expired: hadExpired(held)}
 	if d.Earlier != nil {
 		reply.Retried = d.Earlier.Chain == mine.Retries
 		reply.Earlier = make(map[string]runs.StepResult, len(d.Earlier.Steps))
@@ -77,6 +81,12 @@ func (a *Activities) claim(ctx context.Context, mine ledger.Claim) (claimReply, 
 		}
 	}
 	return reply, nil
+}
+
+// hadExpired says whether a claim took the place of one that had expired without a record,
+// and is no retry of that: such a claim alone does not go on with its predecessor's Since.
+func hadExpired(c ledger.Claim) bool {
+	return c.After != "" && c.After != c.LastRecord && c.After != c.Retries && c.Since.Equal(c.At)
 }
 
 // chainState says what became of the chain of executions that holds a key.
@@ -113,6 +123,10 @@ func (a *Activities) finish(ctx context.Context, record ledger.Record, unsure bo
 			err = nil
 		case err == nil && entry.Claim.Chain != record.Chain:
 			return nil
+		case err == nil && entry.Claim.After != "" && !attempted(record.Steps):
+			// It has taken the key over and did not come to hear of it: as the newest record,
+			// this would hide the attempt numbers that whoever has the key next goes on from.
+			return nil
 		}
 	}
 	if err == nil {
@@ -123,6 +137,10 @@ func (a *Activities) finish(ctx context.Context, record ledger.Record, unsure bo
 		return temporal.NewNonRetryableApplicationError(err.Error(), "Ledger", err)
 	}
 	return err
+}
+
+func attempted(steps []runs.StepResult) bool {
+	return slices.ContainsFunc(steps, func(s runs.StepResult) bool { return len(s.Attempts) > 0 })
 }
 
 // chain is Temporal's first run ID, which reset, retry policy and continue-as-new keep.
@@ -161,6 +179,7 @@ func (r *run) claim(keepsLedger bool) {
 		r.stopAll(stopTaken)
 	default:
 		r.holds = true
+		r.anew = r.fresh && reply.Expired
 		r.fresh = r.fresh && !reply.After
 		for _, s := range r.steps {
 			r.goOn(s, reply)
@@ -238,7 +257,7 @@ func (r *run) finish(result *runs.RunResult) {
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, MaximumInterval: mostBackoff},
 	})
 	if err := workflow.ExecuteActivity(ctx, activityFinish, record, r.in.Dedupe != nil && !r.holds).Get(r.ctx, nil); err != nil {
-		result.Note = "the ledger has no final record of this run: " + reason(err)
+		result.Note = joinNotes(result.Note, "the ledger has no final record of this run: "+reason(err))
 	}
 }
 

@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,7 @@ type kept struct {
 	chains *chains
 	down   error // what the ledger's calls fail with
 	calls  int
+	asked  func() // after a claim was answered, before the run hears of it
 }
 
 const testChain = "default-test-run-id" // the run ID that the test environment gives
@@ -37,7 +39,11 @@ func (k *kept) Acquire(ctx context.Context, mine ledger.Claim, state func(contex
 	if k.calls++; k.down != nil {
 		return ledger.Decision{}, k.down
 	}
-	return k.ledger.Acquire(ctx, mine, state)
+	d, err := k.ledger.Acquire(ctx, mine, state)
+	if k.asked != nil {
+		k.asked()
+	}
+	return d, err
 }
 
 func (k *kept) Finish(ctx context.Context, r ledger.Record) error {
@@ -243,6 +249,58 @@ func TestAttemptsGoOnFromWhatTheLedgerKnows(t *testing.T) {
 	}
 }
 
+// What a run had done whose claim has expired is done again, also where it left no record.
+func TestARunAfterAnExpiredClaimDoesNotTakeTheOldJobsForItsOwn(t *testing.T) {
+	expired := func(c *ledger.Claim) { // by the clock of the test environment as well
+		c.At = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+		c.Expires = c.At.Add(time.Hour)
+	}
+	for name, c := range map[string]struct {
+		claim   func(*ledger.Claim)
+		retries string
+		old     []dataflow.State // of the jobs of the run before
+		jobs    int
+		attempt int
+	}{
+		"that was done":                    {expired, "", []dataflow.State{dataflow.StateDone}, 2, 2},
+		"that failed at first":             {expired, "", []dataflow.State{dataflow.StateFailed, dataflow.StateDone}, 3, 3},
+		"whose job runs still":             {expired, "", []dataflow.State{dataflow.StateRunning}, 1, 1},
+		"but of one that was lost":         {nil, "", []dataflow.State{dataflow.StateDone}, 1, 1},
+		"but of one that a person retries": {expired, "first", []dataflow.State{dataflow.StateDone}, 1, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := setupLedger(t)
+			k.everyJob(allDone)
+			k.before(t, 24*time.Hour, "", c.claim)
+			in := deduped(0)
+			in.Retries = c.retries
+			spec := dataflow.Launch{Template: in.Steps[0].Job.Template, Parameters: in.Steps[0].Job.Parameters}.SpecHash()
+			for i, state := range c.old {
+				id := fmt.Sprint("old-", i+1)
+				k.dataflow.jobs = append(k.dataflow.jobs, &dataflow.Job{
+					ID: id, Name: runs.JobName("dev", "orders", "k", "only", i+1), Type: dataflow.TypeBatch, State: state, StateTime: k.begun.Add(-time.Hour),
+					Labels: map[string]string{runs.LabelDeployment: runs.DeploymentLabel("dev", namespace), runs.LabelSpec: spec},
+				})
+				if !state.Terminal() {
+					k.RegisterDelayedCallback(func() {
+						k.dataflow.mu.Lock()
+						defer k.dataflow.mu.Unlock()
+						k.dataflow.set(k.dataflow.job(id), dataflow.StateDone)
+					}, 10*time.Minute)
+				}
+			}
+			r, err := k.run(t, in)
+			if err != nil || r.Outcome != runs.OutcomeSucceeded {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			last, _ := r.Steps[0].Last()
+			if last.Attempt != c.attempt || len(k.dataflow.jobs) != c.jobs || len(r.Steps[0].Attempts) != c.attempt {
+				t.Errorf("ended with attempt %d of %d, jobs %+v", last.Attempt, len(r.Steps[0].Attempts), k.dataflow.jobs)
+			}
+		})
+	}
+}
+
 func TestARetryOfARunWhoseKeyWasTakenKeepsWhatTheOtherHasDone(t *testing.T) {
 	for name, c := range map[string]struct {
 		earlier map[string]runs.StepResult
@@ -332,6 +390,32 @@ func TestALedgerThatDoesNotAnswer(t *testing.T) {
 		last, err := k.ledger.Last(t.Context(), "dev", "orders", ledger.KeyHash("k"))
 		if err != nil || last.Chain != "first" || last.Outcome != runs.OutcomeSucceeded {
 			t.Errorf("the key's newest record: %+v, %v", last, err)
+		}
+	})
+	t.Run("before the run is cancelled hides no attempt", func(t *testing.T) {
+		k := setupLedger(t)
+		k.before(t, 90*24*time.Hour, runs.OutcomeSucceeded, func(c *ledger.Claim) { c.Expires = c.At.Add(time.Hour) })
+		k.asked = k.CancelWorkflow
+		if r, err := k.run(t, deduped(0)); err == nil || r.Outcome != runs.OutcomeCancelled || r.Note != "" {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if e, err := k.ledger.Read(t.Context(), "dev", "orders", "k"); err != nil || e.Claim.Chain != testChain || e.Record != nil {
+			t.Fatalf("the key's claim: %+v, %v", e, err)
+		}
+		next := ledger.Claim{Deployment: "dev", Pipeline: "orders", Key: "k", RunID: "dev/orders/k", Chain: "next", Identity: "k", At: time.Now()}
+		d, err := k.ledger.Acquire(t.Context(), next, func(context.Context, ledger.Claim) (ledger.ChainState, error) { return ledger.ChainClosed, nil })
+		if err != nil || d.Verdict != ledger.Mine || d.Earlier == nil || len(d.Earlier.Steps) != 1 || len(d.Earlier.Steps[0].Attempts) != 2 {
+			t.Errorf("the next run of the key goes on from %+v, %v", d, err)
+		}
+	})
+	t.Run("before the key's first run is cancelled leaves its record", func(t *testing.T) {
+		k := setupLedger(t)
+		k.asked = k.CancelWorkflow
+		if r, err := k.run(t, deduped(0)); err == nil || r.Outcome != runs.OutcomeCancelled {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		if e, err := k.ledger.Read(t.Context(), "dev", "orders", "k"); err != nil || e.Record == nil || e.Record.Outcome != runs.OutcomeCancelled {
+			t.Errorf("%+v, %v", e, err)
 		}
 	})
 	t.Run("for the final record is told in a note", func(t *testing.T) {

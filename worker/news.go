@@ -14,15 +14,37 @@ import (
 // apply takes in what a look at the job gave.
 func (j *job) apply(r checkReply) {
 	if r.Forgotten {
-		// Dataflow keeps jobs for 30 days; what it does not know so long after the last
-		// news will not come back. Before that it is the look that is wrong.
-		if news := later(j.state.StateTime, j.state.Begun); workflow.Now(j.ctx).Sub(news) > forgotten {
-			j.state.State = string(dataflow.StateFailed)
-			j.message = "Dataflow no longer knows the job"
-		}
+		j.miss(true)
 		return
 	}
 	j.see(runs.JobStatus{JobID: r.Job.ID, State: r.Job.State, StateTime: r.Job.StateTime, Type: r.Job.Type, ReplacedBy: r.Job.ReplacedBy})
+}
+
+// changeForgottenTwice marks histories of jobs that are not taken for over when Dataflow
+// has not known them once.
+const changeForgottenTwice = "forgotten-twice"
+
+// miss takes in that Dataflow does not know the job: as an own look, or as somebody else's.
+//
+// Dataflow keeps jobs for 30 days. What it does not know so long after the last news, nor a
+// day after the first look that says so, will not come back. Before that it is the look that
+// is wrong: the last news of a streaming job may be as old as its beginning.
+func (j *job) miss(own bool) {
+	now := workflow.Now(j.ctx)
+	if now.Sub(later(j.state.StateTime, j.state.Begun)) <= forgotten {
+		return
+	}
+	if workflow.GetVersion(j.ctx, changeForgottenTwice, workflow.DefaultVersion, 1) >= 1 {
+		if j.state.Missed.IsZero() {
+			j.state.Missed, j.lookWait = now, 0 // from now on the safety timer looks itself
+		}
+		// Who tells of it does not tell of a look that found the job as it was.
+		if !own || now.Sub(j.state.Missed) < missedFor {
+			return
+		}
+	}
+	j.state.State = string(dataflow.StateFailed)
+	j.message = "Dataflow no longer knows the job"
 }
 
 // become takes a job as this attempt's.
@@ -54,10 +76,17 @@ func (j *job) ranInTime() bool {
 	return false
 }
 
+// changeStopsSuccessor marks histories of jobs that were to be stopped when they were
+// updated, and whose successors are asked to stop from the beginning.
+const changeStopsSuccessor = "stops-successor"
+
 // see takes in a state of a job. What is older than what is known changes nothing.
 func (j *job) see(s runs.JobStatus) {
 	if s.JobID != j.state.JobID {
 		return
+	}
+	if !j.state.Missed.IsZero() {
+		j.state.Missed, j.lookWait = time.Time{}, 0
 	}
 	if s.Type != "" && s.Type != string(dataflow.TypeUnknown) {
 		j.state.Type = s.Type
@@ -76,6 +105,9 @@ func (j *job) see(s runs.JobStatus) {
 		j.replaced, j.lookWait, j.state.DrainAsked = true, 0, time.Time{}
 		j.become(jobView{ID: s.ReplacedBy})
 		j.nextSafety = workflow.Now(j.ctx) // its state is not known: look
+		if (!j.state.StopAsked.IsZero() || j.nextStop.After(j.nextSafety)) && workflow.GetVersion(j.ctx, changeStopsSuccessor, workflow.DefaultVersion, 1) >= 1 {
+			j.state.StopAsked, j.nextStop = time.Time{}, time.Time{} // what was asked for was the other's end
+		}
 	}
 }
 
@@ -122,7 +154,7 @@ func (j *job) receiveStatus(c workflow.ReceiveChannel) bool {
 	switch {
 	case j.state.JobID != "" && s.Forgotten:
 		if s.JobID == j.state.JobID {
-			j.apply(checkReply{Forgotten: true})
+			j.miss(false)
 		}
 		return true
 	case j.state.JobID != "":

@@ -3,10 +3,12 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -70,6 +72,7 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 	}
 
 	result := r.result()
+	bound(&result)
 	if at.Ledger && r.taken == nil {
 		r.finish(&result)
 	}
@@ -110,6 +113,7 @@ type run struct {
 	failure    string      // the first step's failure in words
 	taken      *runs.Taken // the run that has the key, where this one must not go on
 	holds      bool        // the ledger says that the key is this run's
+	anew       bool        // the key's claim had expired: this is the first execution of a run that does all of it again
 }
 
 // step is the state of a step.
@@ -167,11 +171,17 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 			return
 		}
 		s.record(res)
+		wasOver := res.Adopted && !res.Ended.After(res.Begun) && attempt < runs.MaxAttempt
 		switch {
+		case wasOver && r.stop == "" && r.doesAnew(ctx):
+			// What the run before had done is to be done again, under the next name.
+			first = false
+			attempt++
+			continue
 		case res.Outcome == runs.OutcomeSucceeded:
 			r.end(s, runs.OutcomeSucceeded, "")
 			return
-		case r.stop != "" && res.Adopted && !res.Ended.After(res.Begun) && attempt < runs.MaxAttempt && r.stopsWhatWas(ctx):
+		case r.stop != "" && wasOver && r.stopsWhatWas(ctx):
 			// Its job was over before this execution came to it: there may be a next one.
 			begins, first, was = false, false, res
 			attempt++
@@ -200,6 +210,14 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 			return
 		}
 	}
+}
+
+// changeExpiredClaim marks histories of runs that found jobs of a run whose claim had expired.
+const changeExpiredClaim = "expired-claim"
+
+// doesAnew says whether a job that was over when this run came to it is not this run's.
+func (r *run) doesAnew(ctx workflow.Context) bool {
+	return r.anew && workflow.GetVersion(ctx, changeExpiredClaim, workflow.DefaultVersion, 1) >= 1
 }
 
 // stopsWhatWas says whether a run that is being stopped looks for jobs of steps that it has
@@ -503,4 +521,54 @@ func (r *run) result() runs.RunResult {
 		res.Outcome, res.Error = runs.OutcomeCancelled, "the run was cancelled"
 	}
 	return res
+}
+
+// mostResult bounds a run's result in bytes, as Temporal takes payloads of 2 MB at most
+// (https://docs.temporal.io/self-hosted-guide/defaults): past that the run could never end.
+const mostResult = 1_500_000
+
+// bound takes metrics and parameters from a result's attempts, the oldest first, until it is
+// small enough: from the last of each step, which a retry's later steps may use, after all
+// others. It changes what a command of the workflow says, and no command.
+func bound(result *runs.RunResult) {
+	size := encodedSize(result)
+	if size <= mostResult {
+		return
+	}
+	var last, rest []*runs.JobResult
+	for _, s := range result.Steps {
+		for i := range s.Attempts {
+			if i == len(s.Attempts)-1 {
+				last = append(last, &s.Attempts[i])
+			} else {
+				rest = append(rest, &s.Attempts[i])
+			}
+		}
+	}
+	for _, of := range [][]*runs.JobResult{rest, last} {
+		slices.SortStableFunc(of, func(a, b *runs.JobResult) int { return a.Begun.Compare(b.Begun) })
+	}
+	cut := 0
+	for _, a := range append(rest, last...) {
+		if size <= mostResult {
+			break
+		}
+		if len(a.Metrics)+len(a.Parameters) == 0 {
+			continue
+		}
+		size -= encodedSize(a.Metrics) + encodedSize(a.Parameters)
+		a.Metrics, a.Parameters = nil, nil
+		cut++
+	}
+	if cut > 0 {
+		result.Note = joinNotes(result.Note, fmt.Sprintf("the metrics and parameters of %d attempts are left out, as Temporal does not take a result so large", cut))
+	}
+}
+
+func encodedSize(v any) int {
+	p, err := converter.GetDefaultDataConverter().ToPayload(v)
+	if err != nil {
+		return 0 // whoever encodes it for good says why
+	}
+	return len(p.GetData())
 }

@@ -442,3 +442,35 @@ func TestASecondExecutionGoesOnWhereTheFirstLeftOff(t *testing.T) {
 		t.Errorf("jobs %+v", b.dataflow.jobs)
 	}
 }
+
+// A run tells so much as Temporal takes: what is told of its newest attempts goes before the rest.
+func TestAResultIsNoLargerThanTemporalTakes(t *testing.T) {
+	b := setup(t)
+	b.dataflow.metrics = map[string]int64{}
+	for i := range 5000 {
+		b.dataflow.metrics[fmt.Sprintf("a-counter-with-a-long-name-%06d-%s", i, strings.Repeat("x", 40))] = int64(i)
+	}
+	b.everyJob(func(_ string, attempt int) dataflow.State {
+		if attempt < 8 {
+			return dataflow.StateFailed
+		}
+		return dataflow.StateDone
+	})
+	only := planned("only")
+	only.Retry.Attempts = 10
+	r, err := b.run(t, runInput(only))
+	if err != nil || r.Outcome != runs.OutcomeSucceeded {
+		t.Fatalf("outcome %s, error %v", r.Outcome, err)
+	}
+	text, err := json.Marshal(r)
+	if err != nil || len(text) > 1_600_000 {
+		t.Errorf("a result of %d bytes (%v)", len(text), err)
+	}
+	attempts := r.Steps[0].Attempts
+	if len(attempts) != 8 || attempts[0].Metrics != nil || attempts[0].State == "" || len(attempts[7].Metrics) != 5000 || attempts[7].Parameters["output"] == "" {
+		t.Errorf("%d attempts; of the first %d metrics, of the last %d", len(attempts), len(attempts[0].Metrics), len(attempts[len(attempts)-1].Metrics))
+	}
+	if !strings.Contains(r.Note, "left out") {
+		t.Errorf("note %q", r.Note)
+	}
+}

@@ -62,7 +62,7 @@ type Version struct {
 
 // Serve runs a worker until ctx is done, then stops it: open activities get 5 s. It
 // waits for a Temporal that is not there yet, and returns an error only for settings
-// that cannot work.
+// that cannot work, and when the worker has given up polling.
 func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 	if err := runs.CheckDeployment(s.Deployment); err != nil {
 		return err
@@ -115,27 +115,51 @@ func Serve(ctx context.Context, s Settings, log *slog.Logger) error {
 	activities.Temporal, activities.NamespaceID = temporal, namespaceID(temporal, options.Namespace)
 	activities.Daily = Daily(temporal.ScheduleClient())
 	sdkworker.SetStickyWorkflowCacheSize(cachedWorkflows)
-	w := sdkworker.New(temporal, runs.TaskQueue(s.Deployment), workerOptions(s))
-	Register(w, workflows, activities)
+	err = health.serve(ctx, temporal, func(givenUp func(error)) sdkworker.Worker {
+		w := sdkworker.New(temporal, runs.TaskQueue(s.Deployment), workerOptions(s, givenUp))
+		Register(w, workflows, activities)
+		return w
+	}, func(ctx context.Context) {
+		log.Info("worker started", "taskQueue", runs.TaskQueue(s.Deployment), "temporal", options.HostPort, "namespace", options.Namespace, "version", s.Version)
+		waits.watch(ctx)
+	})
+	waits.tell()
+	log.Info("worker stopped")
+	return err
+}
+
+// serve runs the worker that is made until ctx is done, which is the context that it waits
+// with, or the worker has given up polling. Then the process would live on and do nothing:
+// it is its end that has it started again.
+func (h *health) serve(ctx context.Context, temporal client.Client, made func(givenUp func(error)) sdkworker.Worker, wait func(context.Context)) error {
+	serving, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	w := made(func(err error) {
+		h.serving.Store(nil)
+		end(fmt.Errorf("the worker has given up polling: %w", err))
+	})
 	if err := w.Start(); err != nil {
 		return fmt.Errorf("start the worker: %w", err)
 	}
-	health.serving.Store(&temporal)
-	log.Info("worker started", "taskQueue", runs.TaskQueue(s.Deployment), "temporal", options.HostPort, "namespace", options.Namespace, "version", s.Version)
-	waits.watch(ctx)
-	health.serving.Store(nil)
+	h.serving.Store(&temporal)
+	wait(serving)
+	h.serving.Store(nil)
 	w.Stop()
-	waits.tell()
-	log.Info("worker stopped")
-	return nil
+	if ctx.Err() != nil {
+		return nil
+	}
+	return context.Cause(serving)
 }
 
-func workerOptions(s Settings) sdkworker.Options {
+// workerOptions are the SDK's. givenUp is told why the worker polls no more, as when the
+// namespace is not found for minutes.
+func workerOptions(s Settings, givenUp func(error)) sdkworker.Options {
 	autoscaling := func() sdkworker.PollerBehavior {
 		return sdkworker.NewPollerBehaviorAutoscaling(sdkworker.PollerBehaviorAutoscalingOptions{InitialNumberOfPollers: 2, MaximumNumberOfPollers: 20})
 	}
 	o := sdkworker.Options{
 		WorkerStopTimeout:          stopWithin,
+		OnFatalError:               givenUp,
 		WorkflowTaskPollerBehavior: autoscaling(),
 		ActivityTaskPollerBehavior: autoscaling(),
 		// Everything is called by its registered name. With aliases the SDK takes the type

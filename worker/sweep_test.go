@@ -190,16 +190,46 @@ func TestAForgottenJobsWorkflowIsTold(t *testing.T) {
 	if len(b.temporal.signals) != 1 || !b.temporal.signals[0].status.Forgotten {
 		t.Fatalf("told %+v", b.temporal.signals)
 	}
-	b = setup(t)
-	b.RegisterDelayedCallback(func() { b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: "job-1", Forgotten: true}) }, time.Hour)
-	b.RegisterDelayedCallback(func() { b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: "job-1", Forgotten: true}) }, 26*24*time.Hour)
+	const day = 24 * time.Hour
+	told := func(b *bundle, after time.Duration) {
+		b.RegisterDelayedCallback(func() { b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: "job-1", Forgotten: true}) }, after)
+	}
 	in := jobInput()
 	in.Timeout, in.Sweep = 0, true
-	r := b.runJob(t, in)
-	check(t, r, runs.OutcomeFailed, "job-1")
-	if took := b.Now().Sub(b.begun); took < 26*24*time.Hour {
-		t.Errorf("forgotten after %v", took)
-	}
+	t.Run("and looks for a day before it ends", func(t *testing.T) {
+		b := setup(t)
+		told(b, time.Hour)
+		told(b, 26*day)
+		b.RegisterDelayedCallback(func() { b.dataflow.jobs = nil }, 26*day-time.Minute)
+		check(t, b.runJob(t, in), runs.OutcomeFailed, "job-1")
+		if took := b.Now().Sub(b.begun); took < 27*day || took > 27*day+2*time.Hour {
+			t.Errorf("forgotten after %v", took)
+		}
+		if n := b.dataflow.count("get"); n < 20 || n > 60 {
+			t.Errorf("%d looks in a day", n)
+		}
+	})
+	t.Run("and goes on when it finds the job", func(t *testing.T) {
+		b := setup(t)
+		told(b, 26*day)
+		told(b, 28*day) // between which the job was seen
+		b.ends(40*day, "job-1", dataflow.StateDone)
+		check(t, b.runJob(t, in), runs.OutcomeSucceeded, "job-1")
+		b.calls(t, map[string]int{"get": 2})
+	})
+	t.Run("and goes on when it can look again only after it was told twice", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.onGet = func(int, string) error {
+			if b.Now().Sub(b.begun) < 27*day+2*time.Hour {
+				return refusal(dataflow.KindTransient, "503")
+			}
+			return nil
+		}
+		told(b, 26*day)
+		told(b, 27*day+time.Hour)
+		b.ends(40*day, "job-1", dataflow.StateDone)
+		check(t, b.runJob(t, in), runs.OutcomeSucceeded, "job-1")
+	})
 }
 
 func TestTroubleSlowsTheSweepDownAndFailsNothing(t *testing.T) {
@@ -457,7 +487,14 @@ func TestAnOrphansWorkflowSeesItToItsEnd(t *testing.T) {
 		calls     map[string]int
 		state     dataflow.State
 	}{
-		"adopted, it ends by itself":     {false, nil, func(b *bundle) { b.ends(3*time.Hour, "job-1", dataflow.StateDone) }, map[string]int{"cancel": 0, "drain": 0}, dataflow.StateDone},
+		"adopted, it ends by itself": {false, nil, func(b *bundle) { b.ends(3*time.Hour, "job-1", dataflow.StateDone) }, map[string]int{"cancel": 0, "drain": 0}, dataflow.StateDone},
+		"adopted, it turns out to be of another type": {false, nil, func(b *bundle) {
+			b.dataflow.jobs[0].Type = dataflow.TypeStreaming
+			b.RegisterDelayedCallback(func() {
+				b.SignalWorkflow(runs.SignalStatus, runs.JobStatus{JobID: "job-1", State: string(dataflow.StateRunning), StateTime: b.Now(), Type: string(dataflow.TypeStreaming)})
+			}, time.Minute)
+			b.ends(3*time.Hour, "job-1", dataflow.StateDrained)
+		}, map[string]int{"cancel": 0, "drain": 0}, dataflow.StateDrained},
 		"drained":                        {true, &runs.Stop{Reason: runs.StopOrphan}, nil, map[string]int{"cancel": 0, "drain": 1}, dataflow.StateDrained},
 		"drained, and it is a batch job": {false, &runs.Stop{Reason: runs.StopOrphan}, nil, map[string]int{"cancel": 1, "drain": 0}, dataflow.StateCancelled},
 		"cancelled":                      {true, &runs.Stop{Reason: runs.StopOrphan, NoDrain: true}, nil, map[string]int{"cancel": 1, "drain": 0}, dataflow.StateCancelled},

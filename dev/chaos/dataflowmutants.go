@@ -12,8 +12,8 @@ var dataflowMutants = []Mutant{
 	{
 		Name:    "no-horizon",
 		Removes: "the wait until a launch that was not answered must be in the list", Program: "worker", File: "worker/launch.go",
-		Old:      `j.launch(over || now.Before(doubt))`,
-		New:      `j.launch(over)`,
+		Old:      `j.launch(over || now.Before(doubt), `,
+		New:      `j.launch(over, `,
 		Scenario: "launch-answer-lost-job-ends", Size: Short, Invariant: "I1", Says: "after",
 	},
 	{

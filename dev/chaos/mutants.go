@@ -136,6 +136,13 @@ var furtherMutants = []Mutant{
 		Scenario: "status-flood", Size: Default, Invariant: "own", Says: "goes on in a new history",
 	},
 	{
+		Name: "redriven-undelivered", OnRequest: true,
+		Removes: "the delivery of a dead letter before it is taken away", Program: "penstock", File: "service/deadletter.go",
+		Old:      `	answer, answered, err := functions.deliver(ctx, l, identity)`,
+		New:      `	answer, answered, err := delivered{status: 200, decisions: []RedriveDecision{{Pipeline: l.Pipeline, Decision: "started"}}}, true, error(nil)`,
+		Scenario: "redrive-twice", Size: Short, Invariant: "own", Says: "that were redriven",
+	},
+	{
 		Name: "missed-left-missed", OnRequest: true,
 		Removes: "the start of what is missed", Program: "penstock", File: "service/reconcile.go",
 		Old:      `o.Verdict == FindingMissed && r.q.StartMissing`,
