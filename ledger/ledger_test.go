@@ -429,7 +429,10 @@ func TestClaimedKeysAreListedByTheirHashes(t *testing.T) {
 			if len(want) > 0 {
 				t.Errorf("not listed: %q", want)
 			}
-			for range l.Keys(t.Context(), "prod", "orders") {
+			for _, err := range l.Keys(t.Context(), "prod", "orders") {
+				if err != nil {
+					t.Error(err)
+				}
 				break // a reader may stop
 			}
 			if _, err := l.ClaimOf(t.Context(), "prod", "orders", KeyHash("unclaimed")); !errors.Is(err, ErrNotFound) {
