@@ -201,7 +201,8 @@ func TestDataflowCalls(t *testing.T) {
 	})
 	t.Run("a late call whose caller has given up takes effect only where it proceeds", func(t *testing.T) {
 		b := startDataflow(t, `{"name": "dropped", "at": "dataflow", "subject": "a", "fault": "latency", "delay": "1h"}`,
-			`{"name": "late", "at": "dataflow", "subject": "b", "fault": "latency", "delay": "1h", "proceeds": true}`)
+			`{"name": "late", "at": "dataflow", "subject": "b", "fault": "latency", "delay": "1h", "proceeds": true}`,
+			`{"name": "launched", "at": "dataflow", "subject": "b", "fault": "reset", "committed": true}`)
 		for _, name := range []string{"a", "b"} {
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			if _, err := b.launch(ctx, "slow", name); !errors.Is(err, context.DeadlineExceeded) {
@@ -214,9 +215,7 @@ func TestDataflowCalls(t *testing.T) {
 		}
 		b.lab.Delete("dropped") // which ends its delay
 		b.lab.Delete("late")
-		for end := time.Now().Add(within); len(b.jobs()) == 0 && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
-		}
+		awaitInjected(t, b.log, 3) // the last is about what took effect
 		if jobs := b.jobs(); !slices.Equal(jobs, []string{"b"}) {
 			t.Errorf("jobs %q, want b alone", jobs)
 		}
