@@ -171,15 +171,23 @@ func (p *Part) Kill() error { return p.current().kill() }
 // seconds, which is an error. A paused part is resumed for it.
 func (p *Part) Stop() error { return p.current().stop() }
 
-// Pause stops the part in mid-step with SIGSTOP: its connections stay open, and
-// nobody answers on them.
-func (p *Part) Pause() error { return p.send("pause", syscall.SIGSTOP) }
+// Pause stops the part in mid-step with SIGSTOP: its connections stay open, and from
+// its return on nobody answers on them (on Linux; elsewhere a moment later).
+func (p *Part) Pause() error {
+	running := p.current()
+	if err := p.send(running, "pause", syscall.SIGSTOP); err != nil {
+		return err
+	}
+	if err := awaitStopped(running.cmd.Process.Pid); err != nil {
+		return fmt.Errorf("pause the %s: %w", p.name, err)
+	}
+	return nil
+}
 
 // Resume lets a paused part go on, as if no time had passed for it.
-func (p *Part) Resume() error { return p.send("resume", syscall.SIGCONT) }
+func (p *Part) Resume() error { return p.send(p.current(), "resume", syscall.SIGCONT) }
 
-func (p *Part) send(what string, sig syscall.Signal) error {
-	running := p.current()
+func (p *Part) send(running *process, what string, sig syscall.Signal) error {
 	if !running.running() {
 		return fmt.Errorf("%s the %s: it does not run", what, p.name)
 	}

@@ -10,3 +10,7 @@ import "syscall"
 func childAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true}
 }
+
+// awaitStopped cannot wait here: only Linux tells of a stop without taking the news
+// from whoever waits for the end.
+func awaitStopped(int) error { return nil }
