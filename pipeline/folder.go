@@ -80,7 +80,7 @@ const lastGoodDir = ".last-good"
 // racy is how young a file's time must be for a second change within one tick of the file system's clock to be possible.
 const racy = 2 * time.Second
 
-// Open loads a folder. Bad files are no error: see [Folder.Problems]. It fails if the folder cannot be read, or holds no
+// Open loads a folder. Bad files are no error: see [Folder.Look]. It fails if the folder cannot be read, or holds no
 // pipelines file. One that loses its last file later keeps what it had in force.
 func Open(dir string, opts FolderOptions) (*Folder, error) {
 	if strings.HasPrefix(dir, "gs://") {
@@ -203,18 +203,6 @@ func (f *Folder) Look() Look {
 	f.refresh()
 	return *f.state.Load()
 }
-
-// Set is that of [Folder.Look].
-func (f *Folder) Set() *Set { return f.Look().Set }
-
-// Problems are those of [Folder.Look].
-func (f *Folder) Problems() Problems { return f.Look().Problems }
-
-// Incomplete is that of [Folder.Look]. Asked beside Set, it may be of another moment.
-func (f *Folder) Incomplete() bool { return f.Look().Incomplete() }
-
-// Unusable are those of [Folder.Look].
-func (f *Folder) Unusable() []string { return f.Look().Unusable }
 
 func (f *Folder) refresh() {
 	if now := time.Now().UnixNano(); f.recheck > 0 && now < f.next.Load() {

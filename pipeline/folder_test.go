@@ -53,7 +53,7 @@ func (f *folder) open() *pipeline.Folder {
 // inForce lists the pipelines of a folder with their purposes.
 func inForce(f *pipeline.Folder) string {
 	var all []string
-	for _, p := range f.Set().Pipelines() {
+	for _, p := range f.Look().Set.Pipelines() {
 		all = append(all, p.Name+": "+p.Purpose)
 	}
 	return strings.Join(all, ", ")
@@ -67,8 +67,8 @@ const bad = "name: orders\ncolour: blue\n"
 
 func (f *folder) expect(open *pipeline.Folder, want string, incomplete bool) {
 	f.t.Helper()
-	if got := inForce(open); got != want || open.Incomplete() != incomplete {
-		f.t.Errorf("in force %q, incomplete %v; want %q, %v\n%v", got, open.Incomplete(), want, incomplete, open.Problems())
+	if got := inForce(open); got != want || open.Look().Incomplete() != incomplete {
+		f.t.Errorf("in force %q, incomplete %v; want %q, %v\n%v", got, open.Look().Incomplete(), want, incomplete, open.Look().Problems)
 	}
 }
 
@@ -81,7 +81,7 @@ func TestAFileThatChangesTakesForceWithoutARestart(t *testing.T) {
 	f.write("orders.yaml", file("orders", "two"))
 	f.write("prices.yml", file("prices", "one"))
 	f.expect(open, "orders: two, prices: one", false)
-	if at := open.Set().Pipeline("orders").Version.ChangedAt; !at.Equal(f.at.Add(-time.Minute)) {
+	if at := open.Look().Set.Pipeline("orders").Version.ChangedAt; !at.Equal(f.at.Add(-time.Minute)) {
 		t.Errorf("changed at %v", at)
 	}
 	if err := os.Remove(filepath.Join(f.dir, "orders.yaml")); err != nil {
@@ -119,12 +119,12 @@ func TestAFileThatTurnsBadLeavesItsLastGoodVersionInForce(t *testing.T) {
 	warm := f.open()
 	f.write("orders.yaml", bad)
 	f.expect(warm, "orders: good, prices: good", false)
-	if got := warm.Problems().Error(); !strings.Contains(got, "orders.yaml:2:1: unknown field") {
+	if got := warm.Look().Problems.Error(); !strings.Contains(got, "orders.yaml:2:1: unknown field") {
 		t.Errorf("problems are %s", got)
 	}
 	cold := f.open()
 	f.expect(cold, "orders: good, prices: good", false)
-	if cold.Set().Pipeline("orders").Version.Hash != warm.Set().Pipeline("orders").Version.Hash {
+	if cold.Look().Set.Pipeline("orders").Version.Hash != warm.Look().Set.Pipeline("orders").Version.Hash {
 		t.Error("a cold process has another version than a warm one")
 	}
 	f.write("orders.yaml", file("orders", "better"))
@@ -138,7 +138,7 @@ func TestAFileThatWasNeverGoodMakesTheFolderIncomplete(t *testing.T) {
 	f.write("prices.yaml", file("prices", "good"))
 	open := f.open()
 	f.expect(open, "prices: good", true)
-	if got := open.Unusable(); len(got) != 1 || got[0] != "orders.yaml" {
+	if got := open.Look().Unusable; len(got) != 1 || got[0] != "orders.yaml" {
 		t.Errorf("unusable are %v", got)
 	}
 	f.write("orders.yaml", file("orders", "good"))
@@ -205,7 +205,7 @@ func TestTwoFilesWithOneName(t *testing.T) {
 	warm := f.open()
 	f.write("a.yaml", file("orders", "second"))
 	f.expect(warm, "orders: first", true) // the one that had the name keeps it
-	if got := warm.Problems().Error(); !strings.Contains(got, "a.yaml:1:7: another pipeline is called orders") {
+	if got := warm.Look().Problems.Error(); !strings.Contains(got, "a.yaml:1:7: another pipeline is called orders") {
 		t.Errorf("problems are %s", got)
 	}
 	f.write("a.yaml", file("others", "second"))
@@ -246,13 +246,13 @@ func TestProblemsAreLoggedOncePerChange(t *testing.T) {
 	f.write("orders.yaml", bad)
 	open := f.open()
 	for range 5 {
-		open.Set()
+		open.Look()
 	}
 	if n := strings.Count(f.log.String(), "unknown field"); n != 1 {
 		t.Errorf("logged %d times:\n%s", n, f.log)
 	}
 	f.write("orders.yaml", bad+"size: 1\n")
-	open.Set()
+	open.Look()
 	if n := strings.Count(f.log.String(), "size"); n == 0 {
 		t.Errorf("a new problem was not logged:\n%s", f.log)
 	}
@@ -308,7 +308,7 @@ func TestAFolderServesManyAtOnce(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 200 {
-				for _, m := range open.Set().Match(stored("acme", "x")) {
+				for _, m := range open.Look().Set.Match(stored("acme", "x")) {
 					if _, _, err := m.Evaluate(); err != nil {
 						t.Error(err)
 					}

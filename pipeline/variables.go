@@ -99,7 +99,7 @@ var stepResultFields = []variable{
 	{"jobId", cel.StringType, "the job of the last attempt"},
 	{"jobName", cel.StringType, "its name"},
 	{"state", cel.StringType, "its last state, JOB_STATE_…"},
-	{"metrics", cel.MapType(cel.StringType, cel.IntType), "the pipeline's own counters by name"},
+	{"metrics", cel.MapType(cel.StringType, cel.IntType), "the pipeline's own counters by name; of very many the first 32 KiB"},
 	{"error", cel.StringType, "the job's first error message, or empty"},
 	{"parameters", stringMap, "the parameters it was launched with"},
 	{"attempts", cel.IntType, "how many jobs it took"},

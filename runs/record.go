@@ -228,7 +228,8 @@ type JobResult struct {
 	// Note says what a reader should know besides, such as a cancel that came too late.
 	Note string `json:"note,omitempty"`
 	// Metrics holds the job's user counters; a distribution is spread over
-	// "<name>.count", ".sum", ".min" and ".max".
+	// "<name>.count", ".sum", ".min" and ".max". Of very many the first 32 KiB by name are
+	// kept, and Note says so.
 	Metrics    map[string]int64  `json:"metrics,omitempty"`
 	Parameters map[string]string `json:"parameters,omitempty"`
 	// HandedOver says that the workflow closed for its successor, without touching the job.

@@ -169,7 +169,8 @@ type SweepResult struct {
 	Orphans     []Orphan     `json:"orphans,omitempty"`
 	Overdue     []OverdueRun `json:"overdue,omitempty"`
 	OverdueMore bool         `json:"overdueMore,omitempty"` // there are more than Overdue holds
-	// Unseen counts jobs that this sweep left to the next, for their number.
+	// Unseen counts jobs that this sweep left to the next, for their number or because they
+	// could not be looked at (Error says why).
 	Unseen int `json:"unseen,omitempty"`
 	// Error is the last trouble that made the sweep leave something to the next one.
 	Error string `json:"error,omitempty"`

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"go.temporal.io/api/serviceerror"
@@ -454,15 +456,38 @@ func (a *Activities) report(ctx context.Context, req checkRequest, failed bool) 
 	default:
 		return reply, patient(err)
 	}
-	reply.Metrics = make(map[string]int64, len(m.Counters)+4*len(m.Distributions))
-	for name, v := range m.Counters {
-		reply.Metrics[name] = v
-	}
-	for name, d := range m.Distributions {
-		reply.Metrics[name+".count"], reply.Metrics[name+".sum"] = d.Count, d.Sum
-		reply.Metrics[name+".min"], reply.Metrics[name+".max"] = d.Min, d.Max
-	}
+	var cut string
+	reply.Metrics, cut = told(m)
+	reply.Unread = joinNotes(reply.Unread, cut)
 	return reply, nil
+}
+
+// mostMetrics bounds what is told of a job's metrics, in bytes: a run keeps those of many
+// attempts, in its history and for its later steps, and Temporal takes payloads of 2 MB.
+const mostMetrics = 32 << 10
+
+// told are the metrics that an attempt's result has, a distribution as four numbers, and a
+// note of those that it has no room for: the last by name.
+func told(m dataflow.Metrics) (kept map[string]int64, cut string) {
+	all := make(map[string]int64, len(m.Counters)+4*len(m.Distributions))
+	maps.Copy(all, m.Counters)
+	for name, d := range m.Distributions {
+		all[name+".count"], all[name+".sum"] = d.Count, d.Sum
+		all[name+".min"], all[name+".max"] = d.Min, d.Max
+	}
+	const each = 24 // a number, quotes, colon and comma
+	kept = make(map[string]int64, len(all))
+	size := 0
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if size += len(name) + each; size > mostMetrics {
+			break
+		}
+		kept[name] = all[name]
+	}
+	if len(kept) < len(all) || m.Truncated {
+		cut = fmt.Sprintf("the job has more metrics than are kept; these are the first %d by name", len(kept))
+	}
+	return kept, cut
 }
 
 // hopeless says that the same call would meet the same error.

@@ -32,7 +32,8 @@ type service struct {
 	onFind   func(n int) error
 	onList   func(n int) error
 	onGet    func(n int, id string) error
-	unlisted map[string]bool // jobs that lists do not show
+	hangs    func(id string) bool // whether a look at a job lasts for as long as its caller waits
+	unlisted map[string]bool      // jobs that lists do not show
 	onCancel func(n int, force bool) error
 	onDrain  func() error
 	lost     bool // a launch that onLaunch refuses is carried out all the same
@@ -143,10 +144,14 @@ func (s *service) List(context.Context, string, string) ([]dataflow.Job, error) 
 	return listed, nil
 }
 
-func (s *service) Get(_ context.Context, _, _, id string) (dataflow.Job, error) {
+func (s *service) Get(ctx context.Context, _, _, id string) (dataflow.Job, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.call("get")
+	if s.hangs != nil && s.hangs(id) {
+		<-ctx.Done()
+		return dataflow.Job{}, ctx.Err()
+	}
 	if s.onGet != nil {
 		if err := s.onGet(n, id); err != nil {
 			return dataflow.Job{}, err

@@ -2,7 +2,10 @@ package worker_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -792,6 +795,33 @@ func TestAFailedJobWhoseAccountCannotBeReadWhole(t *testing.T) {
 				t.Errorf("metrics %v", r.Metrics)
 			}
 		})
+	}
+}
+
+// What is told of a job fits into payloads and histories, whatever the job counts.
+func TestTheMetricsThatAreToldAreBounded(t *testing.T) {
+	b := setup(t)
+	b.dataflow.metrics = map[string]int64{}
+	for i := range 1000 {
+		b.dataflow.metrics[fmt.Sprintf("%04d-%s", i, strings.Repeat("x", 100))] = math.MaxInt64
+	}
+	b.ends(time.Minute, "job-1", dataflow.StateDone)
+	r := b.runJob(t, jobInput())
+	check(t, r, runs.OutcomeSucceeded, "job-1")
+	text, err := json.Marshal(r.Metrics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(text) > 32<<10 || len(text) < 30<<10 {
+		t.Errorf("%d bytes of metrics", len(text))
+	}
+	for name := range r.Metrics {
+		if i := fmt.Sprintf("%04d", len(r.Metrics)); name >= i {
+			t.Fatalf("%s is kept, of %d", name[:4], len(r.Metrics))
+		}
+	}
+	if want := fmt.Sprintf("the first %d by name", len(r.Metrics)); !strings.Contains(r.Note, want) {
+		t.Errorf("note %q does not say %q", r.Note, want)
 	}
 }
 

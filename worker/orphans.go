@@ -143,6 +143,8 @@ type suspectReply struct {
 
 // suspect says which of the jobs are orphans at this look.
 func (a *Activities) suspect(ctx context.Context, req suspectRequest) (suspectReply, error) {
+	ctx, cancel := toldInTime(ctx)
+	defer cancel()
 	var reply suspectReply
 	namespace, err := a.NamespaceID(ctx)
 	if err != nil {
@@ -181,6 +183,8 @@ const doneNone = "none"
 
 // settle does with orphans what the rule says, and logs it.
 func (a *Activities) settle(ctx context.Context, req settleRequest) (suspectReply, error) {
+	ctx, cancel := toldInTime(ctx)
+	defer cancel()
 	var reply suspectReply
 	namespace, err := a.NamespaceID(ctx)
 	if err != nil {

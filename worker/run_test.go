@@ -450,15 +450,18 @@ func TestAResultIsNoLargerThanTemporalTakes(t *testing.T) {
 	for i := range 5000 {
 		b.dataflow.metrics[fmt.Sprintf("a-counter-with-a-long-name-%06d-%s", i, strings.Repeat("x", 40))] = int64(i)
 	}
+	const attempts = 15
 	b.everyJob(func(_ string, attempt int) dataflow.State {
-		if attempt < 8 {
+		if attempt < attempts {
 			return dataflow.StateFailed
 		}
 		return dataflow.StateDone
 	})
-	only := planned("only")
-	only.Retry.Attempts = 10
-	r, err := b.run(t, runInput(only))
+	steps := []pipeline.PlannedStep{planned("a"), planned("b"), planned("c"), planned("d")}
+	for i := range steps {
+		steps[i].Retry.Attempts = attempts
+	}
+	r, err := b.run(t, runInput(steps...))
 	if err != nil || r.Outcome != runs.OutcomeSucceeded {
 		t.Fatalf("outcome %s, error %v", r.Outcome, err)
 	}
@@ -466,9 +469,11 @@ func TestAResultIsNoLargerThanTemporalTakes(t *testing.T) {
 	if err != nil || len(text) > 1_600_000 {
 		t.Errorf("a result of %d bytes (%v)", len(text), err)
 	}
-	attempts := r.Steps[0].Attempts
-	if len(attempts) != 8 || attempts[0].Metrics != nil || attempts[0].State == "" || len(attempts[7].Metrics) != 5000 || attempts[7].Parameters["output"] == "" {
-		t.Errorf("%d attempts; of the first %d metrics, of the last %d", len(attempts), len(attempts[0].Metrics), len(attempts[len(attempts)-1].Metrics))
+	for _, s := range r.Steps {
+		first, last := s.Attempts[0], s.Attempts[len(s.Attempts)-1]
+		if len(s.Attempts) != attempts || first.Metrics != nil || first.State == "" || len(last.Metrics) == 0 || last.Parameters["output"] == "" {
+			t.Errorf("%s: %d attempts; of the first %d metrics, of the last %d", s.Name, len(s.Attempts), len(first.Metrics), len(last.Metrics))
+		}
 	}
 	if !strings.Contains(r.Note, "left out") {
 		t.Errorf("note %q", r.Note)

@@ -24,6 +24,10 @@ const (
 	mostTroubled = 5 * time.Minute // between two tries of what fails
 	// troubledFor is how long a sweep goes on with what fails before it leaves it to the next.
 	troubledFor = time.Hour
+	// strandedFor is how long it tries jobs that cannot be looked at while others can, and
+	// mostRefusedJobs how many refusals in a row are no matter of single jobs.
+	strandedFor     = 10 * time.Minute
+	mostRefusedJobs = 3
 	// listCalls is how many calls' time a list gets: it may have many pages.
 	listCalls = 5
 	// gathers is how often the wait for more to ask begins anew at most.
@@ -188,7 +192,7 @@ func (s *sweep) pass() {
 		s.overdue(limit)
 	}
 	var reply sweepReply
-	listed := s.persist(func() (trouble, bool, error) {
+	listed := s.persist(func() (progress, error) {
 		s.drain() // who asks while the list cannot be had is served by it too
 		req := sweepRequest{Place: s.in.Place}
 		for _, k := range s.state.Asked {
@@ -200,7 +204,7 @@ func (s *sweep) pass() {
 		}
 		reply = sweepReply{}
 		err := workflow.ExecuteActivity(s.calls(listCalls), activitySweep, req).Get(s.ctx, &reply)
-		return reply.trouble, false, err
+		return progress{trouble: reply.trouble}, err
 	})
 	if s.leaving {
 		return
@@ -235,38 +239,30 @@ func (s *sweep) pass() {
 
 // news has each job looked at by itself, and its workflow told.
 func (s *sweep) news(jobs []runs.KnownJob) {
-	s.persist(func() (trouble, bool, error) {
-		if len(jobs) == 0 {
-			return trouble{}, false, nil
-		}
+	left := each(s, jobs, newsAtOnce, func(jobs []runs.KnownJob) (int, trouble, error) {
 		var reply newsReply
-		req := newsRequest{Place: s.in.Place, At: workflow.Now(s.ctx), Jobs: jobs[:min(len(jobs), newsAtOnce)]}
+		req := newsRequest{Place: s.in.Place, At: workflow.Now(s.ctx), Jobs: jobs}
 		err := workflow.ExecuteActivity(s.calls(1), activityNews, req).Get(s.ctx, &reply)
-		jobs = jobs[reply.Done:]
 		s.state.Result.Looked += reply.Done
 		s.state.Result.Signalled += reply.Signalled
-		return reply.slow(reply.Done), len(jobs) > 0, err
+		return reply.Done, reply.trouble, err
 	})
 	if s.leaving {
-		s.state.Asked = jobs
+		s.state.Asked = left
 	}
 }
 
-// suspect gives those of the jobs that are orphans at this look, and how many it did not
+// suspect gives those of the jobs that are orphans at this look, and those that it did not
 // come to.
-func (s *sweep) suspect(jobs []listedJob) (found []runs.Orphan, left int) {
-	s.persist(func() (trouble, bool, error) {
-		if len(jobs) == 0 {
-			return trouble{}, false, nil
-		}
+func (s *sweep) suspect(jobs []listedJob) (found []runs.Orphan, left []listedJob) {
+	left = each(s, jobs, suspectsAtOnce, func(jobs []listedJob) (int, trouble, error) {
 		var reply suspectReply
-		req := suspectRequest{Place: s.in.Place, Jobs: jobs[:min(len(jobs), suspectsAtOnce)]}
+		req := suspectRequest{Place: s.in.Place, Jobs: jobs}
 		err := workflow.ExecuteActivity(s.calls(1), activitySuspect, req).Get(s.ctx, &reply)
-		jobs = jobs[reply.Done:]
 		found = append(found, reply.Orphans...)
-		return reply.slow(reply.Done), len(jobs) > 0, err
+		return reply.Done, reply.trouble, err
 	})
-	return found, len(jobs)
+	return found, left
 }
 
 // due gives the suspects whose second look is due, or when the next one's is. Suspects
@@ -294,18 +290,14 @@ func (s *sweep) recheck(due []runs.Suspect) {
 		return
 	}
 	r := &s.state.Result
-	r.Cleared += len(due) - left - len(orphans)
-	s.persist(func() (trouble, bool, error) {
-		if len(orphans) == 0 {
-			return trouble{}, false, nil
-		}
+	r.Cleared += len(due) - len(left) - len(orphans)
+	unsettled := each(s, orphans, settledAtOnce, func(orphans []runs.Orphan) (int, trouble, error) {
 		var reply suspectReply
 		req := settleRequest{
-			Place: s.in.Place, Orphans: orphans[:min(len(orphans), settledAtOnce)], Rule: s.state.Settings.Orphans,
+			Place: s.in.Place, Orphans: orphans, Rule: s.state.Settings.Orphans,
 			Timing: s.state.Settings.Timing, Sweep: workflow.GetInfo(s.ctx).WorkflowExecution.RunID,
 		}
 		err := workflow.ExecuteActivity(s.calls(1), activitySettle, req).Get(s.ctx, &reply)
-		orphans = orphans[reply.Done:]
 		for _, o := range reply.Orphans {
 			if o.Done == doneNone {
 				r.Cleared++
@@ -316,13 +308,13 @@ func (s *sweep) recheck(due []runs.Suspect) {
 				r.Orphans = append(r.Orphans, o)
 			}
 		}
-		return reply.slow(reply.Done), len(orphans) > 0, err
+		return reply.Done, reply.trouble, err
 	})
 	if s.leaving {
-		unsettled := slices.DeleteFunc(slices.Clone(due), func(x runs.Suspect) bool {
-			return !slices.ContainsFunc(orphans, func(o runs.Orphan) bool { return o.JobID == x.JobID })
+		again := slices.DeleteFunc(slices.Clone(due), func(x runs.Suspect) bool {
+			return !slices.ContainsFunc(unsettled, func(o runs.Orphan) bool { return o.JobID == x.JobID })
 		})
-		s.state.Suspects = slices.Concat(unsettled, s.state.Suspects)
+		s.state.Suspects = slices.Concat(again, s.state.Suspects)
 	}
 }
 
@@ -338,45 +330,119 @@ func (s *sweep) overdue(limit time.Duration) {
 	s.state.Result.Overdue, s.state.Result.OverdueMore = reply.Runs, reply.More
 }
 
-// changeLeavesTrouble marks histories of sweeps that go on in a new one also while they
-// meet trouble.
-const changeLeavesTrouble = "leaves-trouble"
+// Changes of what a sweep does, which its histories mark.
+const (
+	changeLeavesTrouble = "leaves-trouble" // it goes on in a new history also while it meets trouble
+	changeStepsOver     = "steps-over"     // it goes on past jobs that cannot be looked at
+)
+
+// progress is what a call that is repeated came to.
+type progress struct {
+	trouble
+	moved bool // it got something done
+	more  bool // there is more to do
+}
+
+// each has all jobs taken in by calls, each of which says how many from the first it is done
+// with, and gives those that it left to the next sweep.
+//
+// A job that a call does not get past goes to the end, so that it holds up no other. When
+// others could be done and those that are left cannot, it is they that are at fault and not
+// the service: they are left, after strandedFor. A job that is refused is left at once, and
+// with the third in a row all are.
+func each[T any](s *sweep, jobs []T, atOnce int, call func([]T) (done int, t trouble, err error)) (left []T) {
+	var worked bool
+	var stuck int // calls that got nothing done, one after the other
+	var since time.Time
+	s.persist(func() (progress, error) {
+		if len(jobs) == 0 {
+			return progress{}, nil
+		}
+		done, t, err := call(jobs[:min(len(jobs), atOnce)])
+		if err != nil {
+			return progress{}, err
+		}
+		jobs = jobs[done:]
+		t = t.slow(done)
+		if t.Message == "" {
+			worked, stuck = true, 0
+			return progress{moved: true, more: len(jobs) > 0}, nil
+		}
+		if workflow.GetVersion(s.ctx, changeStepsOver, workflow.DefaultVersion, 1) < 1 {
+			return progress{trouble: t}, nil
+		}
+		now := workflow.Now(s.ctx)
+		if done > 0 {
+			worked, stuck = true, 0
+		}
+		if stuck++; stuck == 1 {
+			since = now
+		}
+		first, rest := jobs[:1], jobs[1:]
+		switch {
+		case t.Lasting && stuck < mostRefusedJobs:
+			jobs, left = rest, append(left, first...)
+		case t.Lasting:
+			return progress{trouble: t}, nil
+		case worked && stuck >= len(jobs) && now.Sub(since) >= strandedFor:
+			jobs, left = nil, append(left, jobs...)
+		default:
+			jobs = slices.Concat(rest, first)
+			return progress{trouble: t, moved: done > 0}, nil
+		}
+		s.leave(t)
+		return progress{moved: true, more: len(jobs) > 0}, nil
+	})
+	left = append(left, jobs...)
+	if !s.leaving {
+		s.state.Result.Unseen += len(left)
+	}
+	return left
+}
 
 // persist repeats a call until it has no more to do, which it says. Trouble slows it
 // down; it gives up what meets nothing else for troubledFor, and says so by false. While
 // it lasts others ask, and a history takes only so many signals: a full one is left.
-func (s *sweep) persist(call func() (t trouble, more bool, err error)) bool {
+func (s *sweep) persist(call func() (progress, error)) bool {
 	var since time.Time
 	backoff := firstBackoff
 	for s.ctx.Err() == nil {
-		t, more, err := call()
-		switch {
-		case err != nil:
-			t = trouble{Message: reason(err)}
-		case t.Message == "" && !more:
-			return true
-		case t.Message == "":
+		p, err := call()
+		if err != nil {
+			p.trouble = trouble{Message: reason(err)}
+		}
+		if p.moved {
 			since, backoff = time.Time{}, firstBackoff
+		}
+		switch {
+		case p.Message == "" && !p.more:
+			return true
+		case p.Message == "":
 			continue
 		}
 		now := workflow.Now(s.ctx)
 		if since.IsZero() {
 			since = now
 		}
-		if t.Lasting || now.Sub(since) >= troubledFor {
-			s.state.Result.Error = t.Message
-			workflow.GetLogger(s.ctx).Warn("the sweep leaves something to the next one", "finding", "sweep-troubled", "deployment", s.in.Deployment,
-				"project", s.in.Project, "location", s.in.Location, "error", t.Message)
+		if p.Lasting || now.Sub(since) >= troubledFor {
+			s.leave(p.trouble)
 			return false
 		}
 		if workflow.GetInfo(s.ctx).GetContinueAsNewSuggested() && workflow.GetVersion(s.ctx, changeLeavesTrouble, workflow.DefaultVersion, 1) >= 1 {
 			s.leaving = true
 			return false
 		}
-		_ = workflow.Sleep(s.ctx, max(backoff, t.RetryAfter)) // cancelled, the sweep ends
+		_ = workflow.Sleep(s.ctx, max(backoff, p.RetryAfter)) // cancelled, the sweep ends
 		backoff = min(2*backoff, mostTroubled)
 	}
 	return false
+}
+
+// leave tells why something is left to the next sweep.
+func (s *sweep) leave(t trouble) {
+	s.state.Result.Error = t.Message
+	workflow.GetLogger(s.ctx).Warn("the sweep leaves something to the next one", "finding", "sweep-troubled", "deployment", s.in.Deployment,
+		"project", s.in.Project, "location", s.in.Location, "error", t.Message)
 }
 
 // calls are the options of an activity that the workflow repeats itself, and that may

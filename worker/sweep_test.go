@@ -281,6 +281,128 @@ func TestTroubleSlowsTheSweepDownAndFailsNothing(t *testing.T) {
 	})
 }
 
+// One job that cannot be looked at is no reason to leave the others without news.
+func TestAJobThatCannotBeLookedAtHoldsUpNoOther(t *testing.T) {
+	const jobs = 5
+	outage := refusal(dataflow.KindTransient, "503")
+	for name, tc := range map[string]struct {
+		get    func(n int, id string, since time.Duration) error
+		told   string
+		unseen int
+		error  string
+		// from and to are when the sweep ends after its begin, at the earliest and the latest.
+		from, to time.Duration
+		gets     int // at most
+	}{
+		"one that never can be": {
+			func(_ int, id string, _ time.Duration) error {
+				if id == "job-0" {
+					return outage
+				}
+				return nil
+			}, "1 2 3 4", 1, "503", 10 * time.Minute, 16 * time.Minute, 20,
+		},
+		"two that never can be": {
+			func(_ int, id string, _ time.Duration) error {
+				if id == "job-0" || id == "job-3" {
+					return outage
+				}
+				return nil
+			}, "1 2 4", 2, "503", 10 * time.Minute, 16 * time.Minute, 20,
+		},
+		"one that is refused": {
+			func(_ int, id string, _ time.Duration) error {
+				if id == "job-2" {
+					return refusal(dataflow.KindInvalid, "not with this ID")
+				}
+				return nil
+			}, "0 1 3 4", 1, "not with this ID", 0, time.Minute, jobs,
+		},
+		"all that are refused": {
+			func(int, string, time.Duration) error { return refusal(dataflow.KindPermission, "not allowed") },
+			"", jobs, "not allowed", 0, time.Minute, 3,
+		},
+		"all, for minutes, from the third on": {
+			func(n int, _ string, since time.Duration) error {
+				if n > 2 && since < 8*time.Minute {
+					return outage
+				}
+				return nil
+			}, "0 1 2 3 4", 0, "", 8 * time.Minute, 16 * time.Minute, 20,
+		},
+		"all, for half an hour": {
+			func(_ int, _ string, since time.Duration) error {
+				if since < 30*time.Minute {
+					return outage
+				}
+				return nil
+			}, "0 1 2 3 4", 0, "", 30 * time.Minute, 36 * time.Minute, 30,
+		},
+		"all, for hours": {
+			func(int, string, time.Duration) error { return outage },
+			"", jobs, "503", time.Hour, 66 * time.Minute, 30,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := sweepBundle(t, nil)
+			b.dataflow.unlisted = map[string]bool{}
+			var told []string
+			for i := range jobs {
+				j := b.add(fmt.Sprint("job-", i), jobNamed(i))
+				b.dataflow.unlisted[j.ID] = true
+				b.askAfter(time.Second, j.ID, j.Name, dataflow.StateQueued, j.StateTime)
+			}
+			b.dataflow.onGet = func(n int, id string) error { return tc.get(n, id, b.Now().Sub(b.begun)) }
+			r := b.sweep(t)
+			for _, sent := range b.temporal.signals {
+				told = append(told, strings.TrimPrefix(sent.status.JobID, "job-"))
+			}
+			slices.Sort(told)
+			if got := strings.Join(told, " "); got != tc.told || r.Signalled != len(told) {
+				t.Errorf("told %q, want %q", got, tc.told)
+			}
+			if r.Unseen != tc.unseen || !strings.Contains(r.Error, tc.error) || (r.Error == "") != (tc.error == "") {
+				t.Errorf("%+v", r)
+			}
+			if took := b.Now().Sub(b.begun); took < tc.from || took > tc.to {
+				t.Errorf("it took %v", took)
+			}
+			if n := b.dataflow.count("get"); n > tc.gets {
+				t.Errorf("%d looks", n)
+			}
+		})
+	}
+}
+
+// One look that hangs costs its call, and not the news of those before and after it.
+func TestALookThatHangsHoldsUpNoOther(t *testing.T) {
+	b := sweepBundle(t, nil)
+	b.dataflow.unlisted = map[string]bool{}
+	for i := range 3 {
+		j := b.add(fmt.Sprint("job-", i), jobNamed(i))
+		b.dataflow.unlisted[j.ID] = true
+		b.askAfter(time.Second, j.ID, j.Name, dataflow.StateQueued, j.StateTime)
+	}
+	hung := false
+	b.dataflow.hangs = func(id string) bool {
+		first := id == "job-1" && !hung
+		hung = hung || first
+		return first
+	}
+	b.ExecuteWorkflow(runs.TypeSweep, runs.SweepInput{Version: runs.RecordVersion, Place: place, Resume: &runs.SweepState{
+		Look: true, Settings: runs.SweepSettings{Orphans: runs.OrphansReport, Timing: runs.Timing{Call: runs.MinCall}.WithDefaults()},
+	}})
+	var r runs.SweepResult
+	if err := b.GetWorkflowResult(&r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Signalled != 3 || r.Error != "" || !hung {
+		t.Errorf("%+v, hung: %t", r, hung)
+	}
+	// Each once, and the one that hung again.
+	b.calls(t, map[string]int{"get": 4})
+}
+
 func TestAsksDuringAPassAreServedByTheNext(t *testing.T) {
 	b := sweepBundle(t, nil)
 	first, second := b.add("job-1", jobNamed(1)), b.add("job-2", jobNamed(2))

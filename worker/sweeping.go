@@ -101,6 +101,15 @@ func hasTime(ctx context.Context) bool {
 	return ctx.Err() == nil && (!ok || time.Until(deadline) > sweepMargin)
 }
 
+// toldInTime bounds what hangs, so that the activity's answer still comes in time and says
+// what was done, and which job could not be.
+func toldInTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok {
+		return context.WithDeadline(ctx, deadline.Add(-sweepMargin/2))
+	}
+	return context.WithCancel(ctx)
+}
+
 // listedJob is a job of a list, which tells no labels.
 type listedJob struct {
 	ID   string `json:"i"`
@@ -214,6 +223,8 @@ type newsReply struct {
 
 // news takes a fresh look at each job, and tells its workflow what is news to it.
 func (a *Activities) news(ctx context.Context, req newsRequest) (newsReply, error) {
+	ctx, cancel := toldInTime(ctx)
+	defer cancel()
 	var reply newsReply
 	for _, known := range req.Jobs {
 		if !hasTime(ctx) {
