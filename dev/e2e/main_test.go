@@ -42,7 +42,7 @@ const (
 
 // ones are pipelines like testdata/pipelines/one.yaml, each for one test that gets in
 // the way of the Dataflow calls about its jobs.
-var ones = []string{"quota", "unanswered", "early", "unlaunched", "late", "hinted", "unknown"}
+var ones = []string{"quota", "unanswered", "early", "unlaunched", "late", "hinted", "unknown", "doubted"}
 
 // shared is the stack of all tests that kill nothing. Each test has objects, and so
 // runs and jobs, of its own.

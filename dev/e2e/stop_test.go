@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,6 +146,43 @@ func TestNewsOfAJobThatMeetTroubleAreLookedAtAgain(t *testing.T) {
 	}
 	r.wantJobs(t, map[string]int{"only": 1})
 	keep(t, r, "hint-in-trouble", "only-1")
+}
+
+// As above, and the first look for the job is refused. That is no refusal of the launch.
+func TestARefusedLookIsNoRefusalOfALaunchInDoubt(t *testing.T) {
+	t.Parallel()
+	lose, refuse := once(), once()
+	var lost atomic.Bool
+	shared.Calls.spoil(t, "flexTemplates.launch", "doubted", func(context.Context, string) error {
+		if lose() {
+			lost.Store(true)
+			return dataflowemulator.ErrNoAnswer
+		}
+		return nil
+	})
+	for _, look := range []string{"jobs.list", "jobs.get"} { // by its name, or by the ID that a status event told
+		shared.Calls.hold(t, look, "doubted", func(context.Context, string) error {
+			if lost.Load() && refuse() {
+				return status.Error(codes.PermissionDenied, "The caller does not have permission.")
+			}
+			return nil
+		})
+	}
+	r := shared.land(t, "doubted")
+	job := r.job(t, "only", 1)
+	job.done()
+	res := r.result(t)
+	if a := res.Steps[0].Attempts; res.Outcome != runs.OutcomeSucceeded || len(a) != 1 || a[0].JobID != job.JobID || !a[0].Adopted {
+		t.Errorf("the run: %+v", res)
+	}
+	if refuse() {
+		t.Error("no look was refused")
+	}
+	if n := launches(r, "only", 1); n != 1 {
+		t.Errorf("%d launches, want 1", n)
+	}
+	r.wantJobs(t, map[string]int{"only": 1})
+	keep(t, r, "refused-look", "only-1")
 }
 
 func TestAStepsTimeoutCancelsItsJob(t *testing.T) {

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"cloud.google.com/go/dataflow/apiv1beta3/dataflowpb"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/penstock/penstock/dev/dataflowemulator"
 	"github.com/penstock/penstock/dev/stack"
@@ -68,6 +71,57 @@ func TestLostEndsAreFoundByOneList(t *testing.T) {
 	}
 	for i, r := range all[6:] {
 		wantOneJob(t, r, jobs[6+i])
+	}
+}
+
+// A job that cannot be looked at comes last, and holds up the news of no other.
+func TestASweepStepsOverAJobThatItCannotLookAt(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, sweepsSoon)
+	var all []*run
+	var jobs []*heldJob
+	for i := range 3 {
+		object := fmt.Sprintf("one/%s/%d", t.Name(), i)
+		r := b.runOf("one", b.upload(t, landing, object, "content\n"), object)
+		all, jobs = append(all, r), append(jobs, r.job(t, "only", 1))
+		awaitLaunched(t, r)
+	}
+	if err := b.KillFunctions(); err != nil {
+		t.Fatal(err)
+	}
+	for _, job := range jobs {
+		job.done()
+		job.awaitEnd(t)
+	}
+	var mu sync.Mutex
+	var looked []string
+	b.Calls.hold(t, "jobs.get", "one", func(_ context.Context, job string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		looked = append(looked, job)
+		if len(looked) == 1 {
+			return status.Error(codes.Unavailable, "The service is currently unavailable.")
+		}
+		return nil
+	})
+	for i, r := range all {
+		ask := runs.SweepAsk{JobID: jobs[i].JobID, JobName: jobs[i].JobName, RunID: r.id, State: "JOB_STATE_RUNNING", Watched: true}
+		if err := runs.AskForSweep(t.Context(), b.Client, place, ask); err != nil {
+			t.Fatal(err)
+		}
+	}
+	swept := b.awaitSweep(t)
+	keepHistory(t, b, sweepID, "", "stepped-over.sweep")
+	if swept.Looked != 3 || swept.Signalled != 3 || swept.Error != "" || swept.Unseen != 0 {
+		t.Errorf("the sweep: %+v", swept)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := []string{jobs[0].JobName, jobs[1].JobName, jobs[2].JobName, jobs[0].JobName}; !slices.Equal(looked, want) {
+		t.Errorf("looked at %q, want %q", looked, want)
+	}
+	for i, r := range all {
+		wantOneJob(t, r, jobs[i])
 	}
 }
 
