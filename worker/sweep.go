@@ -364,7 +364,7 @@ func each[T any](s *sweep, jobs []T, atOnce int, call func([]T) (done int, t tro
 		}
 		jobs = jobs[done:]
 		t = t.slow(done)
-		if t.Message == "" {
+		if t.Message == "" || len(jobs) == 0 {
 			worked, stuck = true, 0
 			return progress{moved: true, more: len(jobs) > 0}, nil
 		}
