@@ -51,7 +51,7 @@ image-check: ## Build the image, and start and stop the worker from it
 ##@ Check
 
 .PHONY: test
-test: check-generated lint test-unit simulate test-e2e chaos-short ## Run every check: what CI runs
+test: check-generated lint test-unit simulate test-e2e chaos-short ## Run every check but test-terraform: what CI runs
 
 .PHONY: test-unit
 test-unit: ## Test every package of every module, without the local stack
