@@ -190,6 +190,9 @@ type JobState struct {
 	Announced bool `json:"announced,omitempty"`
 	// Stop is why the job is being stopped, nil when it is not.
 	Stop *Stop `json:"stop,omitempty"`
+	// StopLater is why it is to be stopped should the timeout that is in Stop turn out not
+	// to have passed; nil: nothing else asked for it.
+	StopLater *Stop `json:"stopLater,omitempty"`
 	// StopAsked is when Dataflow first accepted the cancel; zero before.
 	StopAsked time.Time `json:"stopAsked,omitzero"`
 	// DrainAsked is when Dataflow first accepted the drain; zero before.
@@ -221,6 +224,9 @@ type JobResult struct {
 	// Refusal is why Dataflow would not take the launch: "invalid", "permission",
 	// "foreign", "mismatch", "type", "render", or empty.
 	Refusal string `json:"refusal,omitempty"`
+	// NameUsed says, of the refusal "mismatch", that the job with other contents is over:
+	// nothing runs under the attempt's name, and nothing will.
+	NameUsed bool `json:"nameUsed,omitempty"`
 	// Quota says that the job failed for want of quota: not counted as a failure.
 	Quota bool `json:"quota,omitempty"`
 	// Error is the job's first error message, or the refusal in words.

@@ -118,7 +118,9 @@ type launchReply struct {
 	Message string `json:"message,omitempty"`
 	// Unseen says, of replyRefused, that it was the look for the job that was refused:
 	// whether there is one is not known, and no launch was tried.
-	Unseen     bool              `json:"unseen,omitempty"`
+	Unseen bool `json:"unseen,omitempty"`
+	// NameUsed says, of refusalMismatch, that the job which has the name is over.
+	NameUsed   bool              `json:"nameUsed,omitempty"`
 	RetryAfter time.Duration     `json:"retryAfter,omitempty"`
 	Job        jobView           `json:"job,omitzero"`
 	Parameters map[string]string `json:"parameters,omitempty"`
@@ -233,6 +235,7 @@ func owned(in runs.JobInput, job dataflow.Job, label, spec string) launchReply {
 	case spec != "" && job.Labels[runs.LabelSpec] != spec:
 		refuse(refusalMismatch, "job %s runs under the name %s of this attempt with other contents: its template and parameters hash to %s, this attempt's to %s; look at the job, then cancel it or retry the run with its own configuration",
 			job.ID, in.JobName, job.Labels[runs.LabelSpec], spec)
+		r.NameUsed = job.State.Terminal()
 	}
 	return r
 }
@@ -475,11 +478,11 @@ func told(m dataflow.Metrics) (kept map[string]int64, cut string) {
 		all[name+".count"], all[name+".sum"] = d.Count, d.Sum
 		all[name+".min"], all[name+".max"] = d.Min, d.Max
 	}
-	const each = 24 // a number, quotes, colon and comma
+	const each = 24 // a number, colon and comma
 	kept = make(map[string]int64, len(all))
 	size := 0
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if size += len(name) + each; size > mostMetrics {
+		if size += encodedSize(name) + each; size > mostMetrics {
 			break
 		}
 		kept[name] = all[name]

@@ -95,6 +95,7 @@ type job struct {
 	backoff     time.Duration
 
 	refusal, message string
+	nameUsed         bool // by a job with other contents that is over
 	ended            time.Time
 	report           reportReply
 	note             string
@@ -398,7 +399,7 @@ func (j *job) result() runs.JobResult {
 		Version: runs.RecordVersion, Outcome: runs.OutcomeRunning,
 		Attempt: j.in.Attempt, Project: j.in.Project, Location: j.in.Location, JobName: j.in.JobName,
 		JobID: j.state.JobID, State: j.state.State, Begun: j.state.Begun, Ended: j.ended, Adopted: j.state.Adopted,
-		Refusal: j.refusal, Quota: j.report.Quota, Error: j.report.Error, Note: j.note,
+		Refusal: j.refusal, NameUsed: j.nameUsed && j.refusal == refusalMismatch, Quota: j.report.Quota, Error: j.report.Error, Note: j.note,
 		Metrics: j.report.Metrics, Parameters: j.state.Parameters, HandedOver: j.handingOver,
 	}
 	if r.Error == "" {
@@ -408,7 +409,7 @@ func (j *job) result() runs.JobResult {
 		r.Error = "the job failed without an error message"
 	}
 	stop := j.state.Stop
-	if stop != nil && stop.Reason == runs.StopTimeout && j.over() && j.ended.Before(j.due()) {
+	if stop != nil && stop.Reason == runs.StopTimeout && j.state.StopAsked.IsZero() && j.state.DrainAsked.IsZero() && j.over() && j.ended.Before(j.due()) {
 		stop = nil // it had ended by itself, and the event was lost
 	}
 	switch {

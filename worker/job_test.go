@@ -518,6 +518,17 @@ func TestATimeoutCancelsAndTheTerminalStateDecides(t *testing.T) {
 	}
 }
 
+// Whose clock is ahead decides nothing: a job that was asked to end had not ended before.
+func TestATimedOutJobsEndMayBeTheEarlierByAnotherClock(t *testing.T) {
+	b := setup(t)
+	b.dataflow.stopped = func(j *dataflow.Job) {
+		j.State, j.StateTime = dataflow.StateCancelled, b.begun.Add(30*time.Minute-time.Second)
+	}
+	in := jobInput()
+	in.Timeout = 30 * time.Minute
+	check(t, b.runJob(t, in), runs.OutcomeTimedOut, "job-1")
+}
+
 func TestAStopReachesTheJobWheneverItComes(t *testing.T) {
 	t.Run("while it runs", func(t *testing.T) {
 		b := setup(t)
@@ -630,6 +641,24 @@ func TestAStreamingJob(t *testing.T) {
 		b := setup(t)
 		check(t, b.runJob(t, streaming()), runs.OutcomeTimedOut, "job-1")
 		b.calls(t, map[string]int{"drain": 0, "cancel": 1})
+	})
+	t.Run("is drained also when that was asked for while it was not known, and taken for late", func(t *testing.T) {
+		b := setup(t)
+		in := streaming()
+		b.OnSignalExternalWorkflow("default-test-namespace", "dev/orders/k", "", runs.SignalRunning, runs.Running{Step: "load", JobName: in.JobName, JobID: "job-1"}).Return(nil)
+		b.dataflow.lost = true
+		b.dataflow.onLaunch = func(int, dataflow.Launch) error { return refusal(dataflow.KindUnanswered, "cut") }
+		b.dataflow.onFind = func(n int) error {
+			if n > 1 && b.Now().Sub(b.begun) < 2*time.Hour {
+				return refusal(dataflow.KindTransient, "503")
+			}
+			return nil
+		}
+		b.dataflow.launched = func(j *dataflow.Job) { b.dataflow.set(j, dataflow.StateRunning) }
+		b.dataflow.stopped = func(j *dataflow.Job) { b.dataflow.set(j, dataflow.StateDrained) }
+		b.RegisterDelayedCallback(b.CancelWorkflow, 90*time.Minute) // the timeout passed half an hour ago
+		check(t, b.runJob(t, in), runs.OutcomeCancelled, "job-1")
+		b.calls(t, map[string]int{"drain": 1, "cancel": 0, "launch": 1})
 	})
 	t.Run("that is a batch job fails and says so", func(t *testing.T) {
 		b := setup(t)

@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -259,14 +260,16 @@ func TestARunAfterAnExpiredClaimDoesNotTakeTheOldJobsForItsOwn(t *testing.T) {
 		claim   func(*ledger.Claim)
 		retries string
 		old     []dataflow.State // of the jobs of the run before
+		spec    string           // of theirs; empty: as of this run's
 		jobs    int
 		attempt int
 	}{
-		"that was done":                    {expired, "", []dataflow.State{dataflow.StateDone}, 2, 2},
-		"that failed at first":             {expired, "", []dataflow.State{dataflow.StateFailed, dataflow.StateDone}, 3, 3},
-		"whose job runs still":             {expired, "", []dataflow.State{dataflow.StateRunning}, 1, 1},
-		"but of one that was lost":         {nil, "", []dataflow.State{dataflow.StateDone}, 1, 1},
-		"but of one that a person retries": {expired, "first", []dataflow.State{dataflow.StateDone}, 1, 1},
+		"that was done":                    {expired, "", []dataflow.State{dataflow.StateDone}, "", 2, 2},
+		"that failed at first":             {expired, "", []dataflow.State{dataflow.StateFailed, dataflow.StateDone}, "", 3, 3},
+		"that did something else":          {expired, "", []dataflow.State{dataflow.StateFailed, dataflow.StateDone}, "0123456789abcdef", 3, 3},
+		"whose job runs still":             {expired, "", []dataflow.State{dataflow.StateRunning}, "", 1, 1},
+		"but of one that was lost":         {nil, "", []dataflow.State{dataflow.StateDone}, "", 1, 1},
+		"but of one that a person retries": {expired, "first", []dataflow.State{dataflow.StateDone}, "", 1, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := setupLedger(t)
@@ -274,7 +277,7 @@ func TestARunAfterAnExpiredClaimDoesNotTakeTheOldJobsForItsOwn(t *testing.T) {
 			k.before(t, 24*time.Hour, "", c.claim)
 			in := deduped(0)
 			in.Retries = c.retries
-			spec := dataflow.Launch{Template: in.Steps[0].Job.Template, Parameters: in.Steps[0].Job.Parameters}.SpecHash()
+			spec := cmp.Or(c.spec, dataflow.Launch{Template: in.Steps[0].Job.Template, Parameters: in.Steps[0].Job.Parameters}.SpecHash())
 			for i, state := range c.old {
 				id := fmt.Sprint("old-", i+1)
 				k.dataflow.jobs = append(k.dataflow.jobs, &dataflow.Job{

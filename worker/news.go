@@ -58,9 +58,17 @@ func (j *job) become(v jobView) {
 		j.see(s)
 	}
 	if stop := j.state.Stop; stop != nil && stop.Reason == runs.StopTimeout && j.ranInTime() {
-		j.state.Stop = nil // the timeout passed while the job was not known
+		// The timeout passed while the job was not known. Who asked besides still wants it stopped.
+		j.state.Stop = nil
+		if j.state.StopLater != nil && workflow.GetVersion(j.ctx, changeStopsLater, workflow.DefaultVersion, 1) >= 1 {
+			j.state.Stop, j.nextStop = j.state.StopLater, time.Time{}
+		}
 	}
 }
+
+// changeStopsLater marks histories of streaming jobs that ran in time, were taken for late
+// while they were not known, and were to be stopped for another reason by then.
+const changeStopsLater = "stops-later"
 
 // ranInTime says whether the streaming job came to run before its step's timeout.
 func (j *job) ranInTime() bool {
@@ -197,10 +205,14 @@ func (j *job) receiveCancel() {
 // ctxCancelled says whether the workflow's own cancellation was asked for.
 func (j *job) ctxCancelled() bool { return j.parent.Err() != nil }
 
-// setStop makes the workflow end its job. The first reason stays.
+// setStop makes the workflow end its job. The first reason stays, unless it is a timeout
+// that turns out not to have passed: then the next one does.
 func (j *job) setStop(reason string) {
-	if j.state.Stop == nil {
+	switch stop := j.state.Stop; {
+	case stop == nil:
 		j.state.Stop = &runs.Stop{Reason: reason}
 		j.nextStop = time.Time{}
+	case stop.Reason == runs.StopTimeout && reason != runs.StopTimeout && j.state.StopLater == nil:
+		j.state.StopLater = &runs.Stop{Reason: reason}
 	}
 }

@@ -172,8 +172,9 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 		}
 		s.record(res)
 		wasOver := res.Adopted && !res.Ended.After(res.Begun) && attempt < runs.MaxAttempt
+		usedUp := res.Refusal == refusalMismatch && res.NameUsed && attempt < runs.MaxAttempt
 		switch {
-		case wasOver && r.stop == "" && r.doesAnew(ctx):
+		case (wasOver || usedUp) && r.stop == "" && r.doesAnew(ctx):
 			// What the run before had done is to be done again, under the next name.
 			first = false
 			attempt++
@@ -206,6 +207,11 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 		s.waiting = fmt.Sprintf("the back-off of %v before attempt %d", wait, attempt)
 		s.err = res.Error
 		if r.sleep(ctx, wait) {
+			if wasOver && r.stopsWhatWas(ctx) {
+				// As above; the attempt that was waited for may be there.
+				begins, first, was = false, false, runs.JobResult{Outcome: runs.OutcomeCancelled, Error: res.Error}
+				continue
+			}
 			r.end(s, runs.OutcomeCancelled, res.Error)
 			return
 		}
@@ -311,6 +317,15 @@ func (r *run) attempt(ctx workflow.Context, s *step, attempt int, first bool) ru
 	})
 	// Set before the child is known to have started: its word that the job runs can be
 	// in the same workflow task as its start.
+	if len(s.Job.Deferred) > 0 {
+		if size := encodedSize(in); size > mostResult {
+			// Temporal would not take it, now or later, and the run would stand still.
+			return runs.JobResult{
+				Version: runs.RecordVersion, Outcome: runs.OutcomeFailed, Attempt: attempt, JobName: in.JobName, Refusal: refusalRender,
+				Error: fmt.Sprintf("what its expressions use of the event and of earlier steps has %d bytes; Temporal takes %d: use less of it", size, mostResult),
+			}
+		}
+	}
 	s.job = in.JobName
 	defer func() { s.job, s.running = "", false }()
 	pause := firstBackoff
@@ -386,7 +401,7 @@ func (r *run) jobInput(ctx workflow.Context, s *step, attempt int) runs.JobInput
 	if len(s.Job.Deferred) > 0 {
 		in.Vars, in.Steps = r.in.Vars, make(map[string]pipeline.StepResultVars, len(r.steps))
 		for _, other := range r.steps {
-			if last, ok := other.lastAttempt(); ok {
+			if last, ok := other.lastAttempt(); ok && mentions(s.Job.Deferred, other.Name) {
 				in.Steps[other.Name] = pipeline.StepResultVars{
 					JobID: last.JobID, JobName: last.JobName, State: last.State, Metrics: last.Metrics,
 					Error: last.Error, Parameters: last.Parameters, Attempts: last.Attempt,
@@ -395,6 +410,14 @@ func (r *run) jobInput(ctx workflow.Context, s *step, attempt int) runs.JobInput
 		}
 	}
 	return in
+}
+
+// mentions says whether the expressions may be about a step, which is named in them as it
+// is, or by an escape. What nobody reads is not carried along: payloads are bounded.
+func mentions(deferred []pipeline.Deferred, step string) bool {
+	return slices.ContainsFunc(deferred, func(d pipeline.Deferred) bool {
+		return strings.Contains(d.Text, step) || strings.Contains(d.Text, `\`)
+	})
 }
 
 // ready says whether the steps that s needs are done. A streaming step is as done as

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/mock"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -138,6 +140,40 @@ func TestALaterStepSeesWhatAnEarlierOneDid(t *testing.T) {
 	if got := r.Steps[1].Attempts[0].Parameters["input"]; got != "gs://out/clean#3" {
 		t.Errorf("parameter input is %q", got)
 	}
+}
+
+// A job's workflow gets what its expressions can use, and no more than Temporal takes.
+func TestWhatALaterStepIsGiven(t *testing.T) {
+	later := planned("load", "clean", "check")
+	later.Job.Deferred = []pipeline.Deferred{{In: "parameters", Name: "input", Text: `${steps["clean"].parameters.output}`}}
+	t.Run("is about the steps that it names", func(t *testing.T) {
+		b := setup(t)
+		b.everyJob(allDone)
+		given := map[string][]string{}
+		b.SetOnChildWorkflowStartedListener(func(_ *workflow.Info, _ workflow.Context, args converter.EncodedValues) {
+			var in runs.JobInput
+			if err := args.Get(&in); err != nil {
+				t.Error(err)
+			}
+			given[in.Step] = slices.Sorted(maps.Keys(in.Steps))
+		})
+		if _, err := b.run(t, runInput(planned("clean"), planned("check"), later)); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"clean"}; !slices.Equal(given["load"], want) || len(given["clean"]) != 0 {
+			t.Errorf("given %v", given)
+		}
+	})
+	t.Run("and too much of it fails the step", func(t *testing.T) {
+		b := setup(t)
+		b.everyJob(allDone)
+		in := runInput(planned("clean"), planned("check"), later)
+		in.Vars = pipeline.Vars{"event": map[string]any{"data": strings.Repeat("x", 1_600_000)}}
+		r, err := b.run(t, in)
+		if err == nil || r.Outcome != runs.OutcomeFailed || !strings.Contains(r.Error, "use less of it") || len(b.dataflow.jobs) != 2 {
+			t.Errorf("%s: %s, %d jobs, error %v", r.Outcome, r.Error, len(b.dataflow.jobs), err)
+		}
+	})
 }
 
 func TestAFailedJobIsRetriedUnderTheNextName(t *testing.T) {

@@ -24,8 +24,8 @@ const (
 	mostTroubled = 5 * time.Minute // between two tries of what fails
 	// troubledFor is how long a sweep goes on with what fails before it leaves it to the next.
 	troubledFor = time.Hour
-	// strandedFor is how long it tries jobs that cannot be looked at while others can, and
-	// mostRefusedJobs how many refusals in a row are no matter of single jobs.
+	// strandedFor is how long it tries jobs that cannot be looked at, though there is a list,
+	// and mostRefusedJobs how many refusals in a row are no matter of single jobs.
 	strandedFor     = 10 * time.Minute
 	mostRefusedJobs = 3
 	// listCalls is how many calls' time a list gets: it may have many pages.
@@ -227,6 +227,9 @@ func (s *sweep) pass() {
 	}
 	s.news(alone)
 	found, _ := s.suspect(reply.Strangers)
+	if s.leaving {
+		s.state.Look = true // the rest of them are in the next list
+	}
 	for _, o := range found {
 		if len(s.state.Suspects) >= mostSuspects {
 			r.Unseen++
@@ -347,11 +350,10 @@ type progress struct {
 // with, and gives those that it left to the next sweep.
 //
 // A job that a call does not get past goes to the end, so that it holds up no other. When
-// others could be done and those that are left cannot, it is they that are at fault and not
-// the service: they are left, after strandedFor. A job that is refused is left at once, and
-// with the third in a row all are.
+// all that are left have failed, one after the other, and for strandedFor, the sweep has
+// others to look after. A job that is refused is left at once, and with the third in a row
+// all are.
 func each[T any](s *sweep, jobs []T, atOnce int, call func([]T) (done int, t trouble, err error)) (left []T) {
-	var worked bool
 	var stuck int // calls that got nothing done, one after the other
 	var since time.Time
 	s.persist(func() (progress, error) {
@@ -365,7 +367,7 @@ func each[T any](s *sweep, jobs []T, atOnce int, call func([]T) (done int, t tro
 		jobs = jobs[done:]
 		t = t.slow(done)
 		if t.Message == "" || len(jobs) == 0 {
-			worked, stuck = true, 0
+			stuck = 0
 			return progress{moved: true, more: len(jobs) > 0}, nil
 		}
 		if workflow.GetVersion(s.ctx, changeStepsOver, workflow.DefaultVersion, 1) < 1 {
@@ -373,7 +375,7 @@ func each[T any](s *sweep, jobs []T, atOnce int, call func([]T) (done int, t tro
 		}
 		now := workflow.Now(s.ctx)
 		if done > 0 {
-			worked, stuck = true, 0
+			stuck = 0
 		}
 		if stuck++; stuck == 1 {
 			since = now
@@ -384,7 +386,7 @@ func each[T any](s *sweep, jobs []T, atOnce int, call func([]T) (done int, t tro
 			jobs, left = rest, append(left, first...)
 		case t.Lasting:
 			return progress{trouble: t}, nil
-		case worked && stuck >= len(jobs) && now.Sub(since) >= strandedFor:
+		case stuck >= len(jobs) && now.Sub(since) >= strandedFor:
 			jobs, left = nil, append(left, jobs...)
 		default:
 			jobs = slices.Concat(rest, first)

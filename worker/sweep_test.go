@@ -290,6 +290,7 @@ func TestAJobThatCannotBeLookedAtHoldsUpNoOther(t *testing.T) {
 		told   string
 		unseen int
 		error  string
+		listed int // so many of the jobs, from the last, are in the list
 		// from and to are when the sweep ends after its begin, at the earliest and the latest.
 		from, to time.Duration
 		gets     int // at most
@@ -300,7 +301,7 @@ func TestAJobThatCannotBeLookedAtHoldsUpNoOther(t *testing.T) {
 					return outage
 				}
 				return nil
-			}, "1 2 3 4", 1, "503", 10 * time.Minute, 16 * time.Minute, 20,
+			}, "1 2 3 4", 1, "503", 0, 10 * time.Minute, 16 * time.Minute, 20,
 		},
 		"two that never can be": {
 			func(_ int, id string, _ time.Duration) error {
@@ -308,7 +309,11 @@ func TestAJobThatCannotBeLookedAtHoldsUpNoOther(t *testing.T) {
 					return outage
 				}
 				return nil
-			}, "1 2 4", 2, "503", 10 * time.Minute, 16 * time.Minute, 20,
+			}, "1 2 4", 2, "503", 0, 10 * time.Minute, 16 * time.Minute, 20,
+		},
+		"one that never can be, while all others are in the list": {
+			get: func(int, string, time.Duration) error { return outage }, told: "1 2 3 4", unseen: 1, error: "503", listed: 4,
+			from: 10 * time.Minute, to: 16 * time.Minute, gets: 20,
 		},
 		"one that is refused": {
 			func(_ int, id string, _ time.Duration) error {
@@ -316,11 +321,11 @@ func TestAJobThatCannotBeLookedAtHoldsUpNoOther(t *testing.T) {
 					return refusal(dataflow.KindInvalid, "not with this ID")
 				}
 				return nil
-			}, "0 1 3 4", 1, "not with this ID", 0, time.Minute, jobs,
+			}, "0 1 3 4", 1, "not with this ID", 0, 0, time.Minute, jobs,
 		},
 		"all that are refused": {
 			func(int, string, time.Duration) error { return refusal(dataflow.KindPermission, "not allowed") },
-			"", jobs, "not allowed", 0, time.Minute, 3,
+			"", jobs, "not allowed", 0, 0, time.Minute, 3,
 		},
 		"all, for minutes, from the third on": {
 			func(n int, _ string, since time.Duration) error {
@@ -328,19 +333,19 @@ func TestAJobThatCannotBeLookedAtHoldsUpNoOther(t *testing.T) {
 					return outage
 				}
 				return nil
-			}, "0 1 2 3 4", 0, "", 8 * time.Minute, 16 * time.Minute, 20,
+			}, "0 1 2 3 4", 0, "", 0, 8 * time.Minute, 16 * time.Minute, 20,
 		},
-		"all, for half an hour": {
+		"all, for some minutes": {
 			func(_ int, _ string, since time.Duration) error {
-				if since < 30*time.Minute {
+				if since < 8*time.Minute {
 					return outage
 				}
 				return nil
-			}, "0 1 2 3 4", 0, "", 30 * time.Minute, 36 * time.Minute, 30,
+			}, "0 1 2 3 4", 0, "", 0, 8 * time.Minute, 16 * time.Minute, 20,
 		},
 		"all, for hours": {
 			func(int, string, time.Duration) error { return outage },
-			"", jobs, "503", time.Hour, 66 * time.Minute, 30,
+			"", jobs, "503", 0, 10 * time.Minute, 16 * time.Minute, 20,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -349,7 +354,7 @@ func TestAJobThatCannotBeLookedAtHoldsUpNoOther(t *testing.T) {
 			var told []string
 			for i := range jobs {
 				j := b.add(fmt.Sprint("job-", i), jobNamed(i))
-				b.dataflow.unlisted[j.ID] = true
+				b.dataflow.unlisted[j.ID] = i < jobs-tc.listed
 				b.askAfter(time.Second, j.ID, j.Name, dataflow.StateQueued, j.StateTime)
 			}
 			b.dataflow.onGet = func(n int, id string) error { return tc.get(n, id, b.Now().Sub(b.begun)) }
@@ -733,6 +738,20 @@ func TestASweepInTroubleGoesOnInANewHistory(t *testing.T) {
 	b.goesOnWith(t, &in)
 	if took := b.Now().Sub(b.begun); in.Resume == nil || len(in.Resume.Asked) != 1 || !in.Resume.Look || took > 20*time.Minute {
 		t.Errorf("goes on after %v with %+v", took, in.Resume)
+	}
+}
+
+// The same while it looks at jobs that nobody asked about: the next history lists them again.
+func TestASweepThatDoesNotComeToItsSuspectsListsThemInANewHistory(t *testing.T) {
+	b := sweepBundle(t, nil)
+	b.add("job-1", jobNamed(1))
+	b.temporal.onDescribe = func(int, string) error { return serviceerror.NewUnavailable("down") }
+	b.RegisterDelayedCallback(func() { b.SetContinueAsNewSuggested(true) }, 5*time.Minute)
+	b.ExecuteWorkflow(runs.TypeSweep, runs.SweepInput{Version: runs.RecordVersion, Place: place})
+	var in runs.SweepInput
+	b.goesOnWith(t, &in)
+	if in.Resume == nil || !in.Resume.Look || len(in.Resume.Suspects) != 0 {
+		t.Errorf("goes on with %+v", in.Resume)
 	}
 }
 

@@ -94,7 +94,9 @@ func buildPrevious(name string, command ...string) (string, error) {
 // of this release in which they would have done something else than the marker of a change says.
 var (
 	newActivities   = []string{"AskForSweep", "SweepJobs"}
-	otherwiseBefore = []string{"v4/hint-in-trouble.only-1", "v4/refused-look.only-1", "v4/reset-and-cancelled-at-once.run", "v4/retry-cancelled.run"}
+	otherwiseBefore = []string{
+		"v4/hint-in-trouble.only-1", "v4/refused-look.only-1", "v4/reset-and-cancelled-at-once.run", "v4/reset-and-cancelled-in-a-back-off.run", "v4/retry-cancelled.run",
+	}
 )
 
 // What this release's workers leave, the previous release's can go on with, but for what
