@@ -24,7 +24,7 @@ import (
 const (
 	Version     = 1
 	ClaimMinor  = 0
-	RecordMinor = 0
+	RecordMinor = 1
 )
 
 const (

@@ -181,6 +181,7 @@ type JobState struct {
 	StateTime  time.Time `json:"stateTime,omitzero"`
 	Type       string    `json:"type,omitempty"`
 	ReplacedBy string    `json:"replacedBy,omitempty"`
+	Created    time.Time `json:"created,omitzero"` // when Dataflow took it; zero: not known
 	Adopted    bool      `json:"adopted,omitempty"`
 	// Parameters are the launch's as rendered; SpecHash identifies them.
 	Parameters map[string]string `json:"parameters,omitempty"`
@@ -227,6 +228,8 @@ type JobResult struct {
 	// NameUsed says, of the refusal "mismatch", that the job with other contents is over:
 	// nothing runs under the attempt's name, and nothing will.
 	NameUsed bool `json:"nameUsed,omitempty"`
+	// Created is when Dataflow took the job, or that with other contents; zero: not known.
+	Created time.Time `json:"created,omitzero"`
 	// Quota says that the job failed for want of quota: not counted as a failure.
 	Quota bool `json:"quota,omitempty"`
 	// Error is the job's first error message, or the refusal in words.

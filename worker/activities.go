@@ -118,11 +118,9 @@ type launchReply struct {
 	Message string `json:"message,omitempty"`
 	// Unseen says, of replyRefused, that it was the look for the job that was refused:
 	// whether there is one is not known, and no launch was tried.
-	Unseen bool `json:"unseen,omitempty"`
-	// NameUsed says, of refusalMismatch, that the job which has the name is over.
-	NameUsed   bool              `json:"nameUsed,omitempty"`
+	Unseen     bool              `json:"unseen,omitempty"`
 	RetryAfter time.Duration     `json:"retryAfter,omitempty"`
-	Job        jobView           `json:"job,omitzero"`
+	Job        jobView           `json:"job,omitzero"` // also of refusalMismatch: which has the name
 	Parameters map[string]string `json:"parameters,omitempty"`
 	SpecHash   string            `json:"specHash,omitempty"`
 }
@@ -134,10 +132,11 @@ type jobView struct {
 	StateTime  time.Time `json:"stateTime,omitzero"`
 	Type       string    `json:"type,omitempty"`
 	ReplacedBy string    `json:"replacedBy,omitempty"`
+	Created    time.Time `json:"created,omitzero"`
 }
 
 func view(j dataflow.Job) jobView {
-	return jobView{ID: j.ID, State: string(j.State), StateTime: j.StateTime, Type: string(j.Type), ReplacedBy: j.ReplacedByJobID}
+	return jobView{ID: j.ID, State: string(j.State), StateTime: j.StateTime, Type: string(j.Type), ReplacedBy: j.ReplacedByJobID, Created: j.CreateTime}
 }
 
 // launch looks for the attempt's job and launches it where there is none: one look,
@@ -235,7 +234,7 @@ func owned(in runs.JobInput, job dataflow.Job, label, spec string) launchReply {
 	case spec != "" && job.Labels[runs.LabelSpec] != spec:
 		refuse(refusalMismatch, "job %s runs under the name %s of this attempt with other contents: its template and parameters hash to %s, this attempt's to %s; look at the job, then cancel it or retry the run with its own configuration",
 			job.ID, in.JobName, job.Labels[runs.LabelSpec], spec)
-		r.NameUsed = job.State.Terminal()
+		r.Job = view(job)
 	}
 	return r
 }

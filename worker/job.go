@@ -95,7 +95,7 @@ type job struct {
 	backoff     time.Duration
 
 	refusal, message string
-	nameUsed         bool // by a job with other contents that is over
+	namesake         jobView // that has the attempt's name, with other contents
 	ended            time.Time
 	report           reportReply
 	note             string
@@ -151,7 +151,7 @@ func (j *job) watch() {
 	case j.wrongType() != "" && !j.declaresNoType():
 		j.refusal = refusalType
 		j.setStop(runs.StopWrongType)
-	case j.in.Job.Streaming && running && !j.state.Announced:
+	case j.in.Job.Streaming && running && !j.state.Announced && !j.stopsUnannounced():
 		j.announce()
 	}
 	late := j.deadlinePassed(now)
@@ -368,6 +368,16 @@ func (j *job) declaresNoType() bool {
 	return j.in.RunID == "" && workflow.GetVersion(j.ctx, changeAdoptedType, workflow.DefaultVersion, 1) >= 1
 }
 
+// changeStopsUnannounced marks histories of streaming jobs that were not running when they
+// were to be stopped.
+const changeStopsUnannounced = "stops-unannounced"
+
+// stopsUnannounced says that the job is not to run any more: what would start because it does
+// would be stopped with it, or miss it.
+func (j *job) stopsUnannounced() bool {
+	return j.state.Stop != nil && workflow.GetVersion(j.ctx, changeStopsUnannounced, workflow.DefaultVersion, 1) >= 1
+}
+
 // announce tells the run that the streaming job runs.
 func (j *job) announce() {
 	j.state.Announced = true
@@ -399,7 +409,7 @@ func (j *job) result() runs.JobResult {
 		Version: runs.RecordVersion, Outcome: runs.OutcomeRunning,
 		Attempt: j.in.Attempt, Project: j.in.Project, Location: j.in.Location, JobName: j.in.JobName,
 		JobID: j.state.JobID, State: j.state.State, Begun: j.state.Begun, Ended: j.ended, Adopted: j.state.Adopted,
-		Refusal: j.refusal, NameUsed: j.nameUsed && j.refusal == refusalMismatch, Quota: j.report.Quota, Error: j.report.Error, Note: j.note,
+		Created: j.state.Created, Refusal: j.refusal, Quota: j.report.Quota, Error: j.report.Error, Note: j.note,
 		Metrics: j.report.Metrics, Parameters: j.state.Parameters, HandedOver: j.handingOver,
 	}
 	if r.Error == "" {
@@ -407,6 +417,9 @@ func (j *job) result() runs.JobResult {
 	}
 	if r.Error == "" && j.state.State == string(dataflow.StateFailed) {
 		r.Error = "the job failed without an error message"
+	}
+	if j.refusal == refusalMismatch {
+		r.NameUsed, r.Created = terminal(j.namesake.State), j.namesake.Created
 	}
 	stop := j.state.Stop
 	if stop != nil && stop.Reason == runs.StopTimeout && j.state.StopAsked.IsZero() && j.state.DrainAsked.IsZero() && j.over() && j.ended.Before(j.due()) {

@@ -660,6 +660,19 @@ func TestAStreamingJob(t *testing.T) {
 		check(t, b.runJob(t, in), runs.OutcomeCancelled, "job-1")
 		b.calls(t, map[string]int{"drain": 1, "cancel": 0, "launch": 1})
 	})
+	t.Run("that runs only when it is to be stopped is not told of", func(t *testing.T) {
+		b := setup(t)
+		b.dataflow.onCancel = func(n int, _ bool) error {
+			if n == 1 {
+				return refusal(dataflow.KindNotReady, "not yet ready for canceling")
+			}
+			return nil
+		}
+		b.ends(time.Hour+2*time.Second, "job-1", dataflow.StateRunning)
+		b.dataflow.stopped = func(j *dataflow.Job) { b.dataflow.set(j, dataflow.StateDrained) }
+		check(t, b.runJob(t, streaming()), runs.OutcomeTimedOut, "job-1")
+		b.calls(t, map[string]int{"drain": 1})
+	})
 	t.Run("that is a batch job fails and says so", func(t *testing.T) {
 		b := setup(t)
 		b.dataflow.typ = dataflow.TypeBatch

@@ -69,7 +69,7 @@ func (j *job) acquire() bool {
 		case replyRefused:
 			// A refusal speaks for its own try: a job that shows up while there is doubt
 			// overrules it.
-			lookedAt, j.refusal, j.nameUsed = now, reply.Refusal, reply.NameUsed
+			lookedAt, j.refusal, j.namesake = now, reply.Refusal, reply.Job
 			next = later(after, doubt)
 		case replyUnanswered:
 			doubt, looks = j.horizon(), lookAgain

@@ -40,8 +40,10 @@ type claimReply struct {
 	// After says that an earlier run held the key, so that job names may not be new.
 	After bool `json:"after,omitempty"`
 	// Expired says that the earlier run's claim had expired and that it left no record: the
-	// jobs that it is done with are not this run's.
+	// jobs that it is done with, from before At, are not this run's.
 	Expired bool `json:"expired,omitempty"`
+	// At is when this run claimed the key, at first.
+	At time.Time `json:"at,omitzero"`
 	// Earlier holds what the newest record of the key says of each step, with its last attempt alone.
 	Earlier map[string]runs.StepResult `json:"earlier,omitempty"`
 	// Retried says that the record is that of the chain which this run retries.
@@ -69,7 +71,7 @@ func (a *Activities) claim(ctx context.Context, mine ledger.Claim) (claimReply, 
 		}
 		return claimReply{Taken: taken}, nil
 	}
-	reply := claimReply{After: held.After != "", Expired: hadExpired(held)}
+	reply := claimReply{After: held.After != "", Expired: hadExpired(held), At: held.At}
 	if d.Earlier != nil {
 		reply.Retried = d.Earlier.Chain == mine.Retries
 		reply.Earlier = make(map[string]runs.StepResult, len(d.Earlier.Steps))
@@ -179,7 +181,9 @@ func (r *run) claim(keepsLedger bool) {
 		r.stopAll(stopTaken)
 	default:
 		r.holds = true
-		r.anew = r.fresh && reply.Expired
+		if reply.Expired {
+			r.anew = reply.At
+		}
 		r.fresh = r.fresh && !reply.After
 		for _, s := range r.steps {
 			r.goOn(s, reply)

@@ -281,7 +281,7 @@ func TestARunAfterAnExpiredClaimDoesNotTakeTheOldJobsForItsOwn(t *testing.T) {
 			for i, state := range c.old {
 				id := fmt.Sprint("old-", i+1)
 				k.dataflow.jobs = append(k.dataflow.jobs, &dataflow.Job{
-					ID: id, Name: runs.JobName("dev", "orders", "k", "only", i+1), Type: dataflow.TypeBatch, State: state, StateTime: k.begun.Add(-time.Hour),
+					ID: id, CreateTime: k.begun.Add(-2 * time.Hour), Name: runs.JobName("dev", "orders", "k", "only", i+1), Type: dataflow.TypeBatch, State: state, StateTime: k.begun.Add(-time.Hour),
 					Labels: map[string]string{runs.LabelDeployment: runs.DeploymentLabel("dev", namespace), runs.LabelSpec: spec},
 				})
 				if !state.Terminal() {
@@ -301,6 +301,38 @@ func TestARunAfterAnExpiredClaimDoesNotTakeTheOldJobsForItsOwn(t *testing.T) {
 				t.Errorf("ended with attempt %d of %d, jobs %+v", last.Attempt, len(r.Steps[0].Attempts), k.dataflow.jobs)
 			}
 		})
+	}
+}
+
+// A reset begins anew what an execution before it has done in part, and takes that for its own.
+func TestARunAfterAnExpiredClaimTakesItsOwnJobsForItsOwn(t *testing.T) {
+	k := setupLedger(t)
+	k.everyJob(allDone)
+	k.before(t, 0, "", func(c *ledger.Claim) {
+		c.At = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+		c.Expires = c.At.Add(time.Hour)
+	})
+	own := ledger.Claim{Deployment: "dev", Pipeline: "orders", Key: "k", RunID: "default-test-workflow-id", Chain: "default-test-run-id", Identity: "k", At: k.begun.Add(-time.Hour)}
+	gone := func(context.Context, ledger.Claim) (ledger.ChainState, error) { return ledger.ChainUnknown, nil }
+	if d, err := k.ledger.Acquire(t.Context(), own, gone); err != nil || d.Verdict != ledger.Mine {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	in := deduped(0)
+	job := func(n int, spec string, created time.Duration) {
+		k.dataflow.jobs = append(k.dataflow.jobs, &dataflow.Job{
+			ID: fmt.Sprint("job-of-", n), Name: runs.JobName("dev", "orders", "k", "only", n), Type: dataflow.TypeBatch, State: dataflow.StateDone,
+			CreateTime: k.begun.Add(created), StateTime: k.begun.Add(-time.Minute),
+			Labels: map[string]string{runs.LabelDeployment: runs.DeploymentLabel("dev", namespace), runs.LabelSpec: spec},
+		})
+	}
+	job(1, "0123456789abcdef", -24*time.Hour)
+	job(2, dataflow.Launch{Template: in.Steps[0].Job.Template, Parameters: in.Steps[0].Job.Parameters}.SpecHash(), -59*time.Minute)
+	r, err := k.run(t, in)
+	if err != nil || r.Outcome != runs.OutcomeSucceeded {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if last, _ := r.Steps[0].Last(); last.JobID != "job-of-2" || len(k.dataflow.jobs) != 2 {
+		t.Errorf("ended with %+v of %d jobs", last, len(k.dataflow.jobs))
 	}
 }
 

@@ -49,7 +49,7 @@ func (j *job) miss(own bool) {
 
 // become takes a job as this attempt's.
 func (j *job) become(v jobView) {
-	j.state.JobID = v.ID
+	j.state.JobID, j.state.Created = v.ID, v.Created
 	j.state.State, j.state.StateTime, j.state.Type, j.state.ReplacedBy = "", time.Time{}, "", ""
 	j.see(runs.JobStatus{JobID: v.ID, State: v.State, StateTime: v.StateTime, Type: v.Type, ReplacedBy: v.ReplacedBy})
 	early := j.early

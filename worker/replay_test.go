@@ -127,7 +127,7 @@ func TestSavedHistoriesAreComplete(t *testing.T) {
 		runs.TypeRun: {
 			"succeeded.run", "retried.run", "failed.run", "refused.run", "quota.run", "unanswered.run", "timed-out.run", "cancelled.run", "one-of-three-failed.run",
 			"job-workflow-terminated.run", "reset-while-running.run", "reset-after-the-end.run", "recorded.run", "claimed.run", "duplicate.run",
-			"reset-and-cancelled-at-once.run", "reset-and-cancelled-in-a-back-off.run", "retry-cancelled.run",
+			"reset-and-cancelled-at-once.run", "reset-and-cancelled-in-a-back-off.run", "reset-later-and-cancelled-in-a-back-off.run", "retry-cancelled.run",
 		},
 		runs.TypeJob: {
 			"succeeded.only-1", "failed.only-3", "refused.only-1", "quota.only-1", "unanswered.only-1", "timed-out.only-1", "cancelled.red-1", "cancelled-early.only-1",
@@ -166,7 +166,7 @@ func TestSavedHistoriesAreComplete(t *testing.T) {
 			}
 		}
 	}
-	for _, change := range []string{"stops-what-was", "stops-what-goes-on", "hints-wait", "forgotten-wait", "refused-look", "steps-over"} {
+	for _, change := range []string{"stops-what-was", "stops-what-goes-on", "hints-wait", "forgotten-wait", "refused-look", "steps-over", "stops-what-follows"} {
 		if !marked[change] {
 			t.Errorf("no history holds the marker of %s", change)
 		}

@@ -41,6 +41,7 @@ func (w *Workflows) Run(ctx workflow.Context, in runs.RunInput) (runs.RunResult,
 		ctx: open, in: in, id: info.WorkflowExecution.ID,
 		// (Temporal's test environment leaves FirstRunID empty; a server never does.)
 		fresh: info.FirstRunID == "" || info.WorkflowExecution.RunID == info.FirstRunID,
+		reset: info.FirstRunID != "" && info.WorkflowExecution.RunID != info.FirstRunID,
 	}
 	for _, s := range in.Steps {
 		r.steps = append(r.steps, newStep(s, in.Earlier[s.Name]))
@@ -113,7 +114,8 @@ type run struct {
 	failure    string      // the first step's failure in words
 	taken      *runs.Taken // the run that has the key, where this one must not go on
 	holds      bool        // the ledger says that the key is this run's
-	anew       bool        // the key's claim had expired: this is the first execution of a run that does all of it again
+	anew       time.Time   // when this run claimed a key whose claim had expired, to do all of it again; zero: it did not
+	reset      bool        // an execution before this one may have come further
 }
 
 // step is the state of a step.
@@ -166,15 +168,21 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 	for {
 		res := r.attempt(ctx, s, attempt, first)
 		existed := res.JobID != ""
-		if !begins && !existed {
+		switch {
+		case !begins && !existed && res.Refusal != "":
+			s.record(res) // which says what is there
+			r.end(s, res.Outcome, res.Error)
+			return
+		case !begins && !existed:
 			r.end(s, was.Outcome, was.Error) // nothing of it was there to stop, or nothing more
 			return
 		}
 		s.record(res)
 		wasOver := res.Adopted && !res.Ended.After(res.Begun) && attempt < runs.MaxAttempt
 		usedUp := res.Refusal == refusalMismatch && res.NameUsed && attempt < runs.MaxAttempt
+		followed := r.reset && (res.Outcome == runs.OutcomeFailed || res.Outcome == runs.OutcomeTimedOut) && res.Refusal == "" && attempt < runs.MaxAttempt
 		switch {
-		case (wasOver || usedUp) && r.stop == "" && r.doesAnew(ctx):
+		case (wasOver || usedUp) && r.stop == "" && r.doesAnew(ctx, res):
 			// What the run before had done is to be done again, under the next name.
 			first = false
 			attempt++
@@ -182,7 +190,7 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 		case res.Outcome == runs.OutcomeSucceeded:
 			r.end(s, runs.OutcomeSucceeded, "")
 			return
-		case r.stop != "" && wasOver && r.stopsWhatWas(ctx):
+		case r.stop != "" && (wasOver && r.stopsWhatWas(ctx) || followed && r.stopsWhatFollows(ctx)):
 			// Its job was over before this execution came to it: there may be a next one.
 			begins, first, was = false, false, res
 			attempt++
@@ -207,7 +215,7 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 		s.waiting = fmt.Sprintf("the back-off of %v before attempt %d", wait, attempt)
 		s.err = res.Error
 		if r.sleep(ctx, wait) {
-			if wasOver && r.stopsWhatWas(ctx) {
+			if wasOver && r.stopsWhatWas(ctx) || followed && r.stopsWhatFollows(ctx) {
 				// As above; the attempt that was waited for may be there.
 				begins, first, was = false, false, runs.JobResult{Outcome: runs.OutcomeCancelled, Error: res.Error}
 				continue
@@ -221,15 +229,29 @@ func (r *run) execute(ctx workflow.Context, s *step) {
 // changeExpiredClaim marks histories of runs that found jobs of a run whose claim had expired.
 const changeExpiredClaim = "expired-claim"
 
-// doesAnew says whether a job that was over when this run came to it is not this run's.
-func (r *run) doesAnew(ctx workflow.Context) bool {
-	return r.anew && workflow.GetVersion(ctx, changeExpiredClaim, workflow.DefaultVersion, 1) >= 1
+// clocks is how much Dataflow's clock and a worker's may differ.
+const clocks = 5 * time.Minute
+
+// doesAnew says whether a job that was over when this run came to it is not this run's, but
+// that of a run whose claim of the key had expired when this one made its own. (It is not
+// told by what this execution has done: one before a reset may have launched.)
+func (r *run) doesAnew(ctx workflow.Context, res runs.JobResult) bool {
+	return !r.anew.IsZero() && !res.Created.IsZero() && res.Created.Before(r.anew.Add(-clocks)) &&
+		workflow.GetVersion(ctx, changeExpiredClaim, workflow.DefaultVersion, 1) >= 1
 }
 
 // stopsWhatWas says whether a run that is being stopped looks for jobs of steps that it has
 // not begun: an execution before it, of which a reset knows nothing, may have.
 func (r *run) stopsWhatWas(ctx workflow.Context) bool {
 	return !r.fresh && r.stop != stopTaken && workflow.GetVersion(ctx, changeStopsWhatWas, workflow.DefaultVersion, 1) >= 1
+}
+
+// changeStopsWhatFollows marks histories of runs that were reset and are being stopped, and
+// look for the attempt after one that failed, which the execution before them may have begun.
+const changeStopsWhatFollows = "stops-what-follows"
+
+func (r *run) stopsWhatFollows(ctx workflow.Context) bool {
+	return r.stop != stopTaken && workflow.GetVersion(ctx, changeStopsWhatFollows, workflow.DefaultVersion, 1) >= 1
 }
 
 // changeStopsWhatGoesOn marks histories of runs that stop the jobs of an execution before
@@ -249,13 +271,15 @@ func (r *run) stopsWhatGoesOn(ctx workflow.Context, s *step) bool {
 const (
 	quotaPatience = 24 * time.Hour
 	mostRefused   = 500
+	// mostHistory is how many bytes of history they may fill: Temporal ends a run at 50 MiB.
+	mostHistory = 30 << 20
 )
 
 // changeQuotaPatience marks histories of runs with that bound.
 const changeQuotaPatience = "quota-patience"
 
 func (r *run) outOfPatience(ctx workflow.Context, s *step, begun time.Time, refused int) bool {
-	return (refused >= mostRefused || workflow.Now(ctx).Sub(begun) >= max(quotaPatience, s.Timeout)) && workflow.GetVersion(ctx, changeQuotaPatience, workflow.DefaultVersion, 1) >= 1
+	return (refused >= mostRefused || workflow.GetInfo(ctx).GetCurrentHistorySize() >= mostHistory || workflow.Now(ctx).Sub(begun) >= max(quotaPatience, s.Timeout)) && workflow.GetVersion(ctx, changeQuotaPatience, workflow.DefaultVersion, 1) >= 1
 }
 
 // next is the number of the step's next attempt, and whether its name may be new. An
@@ -318,7 +342,7 @@ func (r *run) attempt(ctx workflow.Context, s *step, attempt int, first bool) ru
 	// Set before the child is known to have started: its word that the job runs can be
 	// in the same workflow task as its start.
 	if len(s.Job.Deferred) > 0 {
-		if size := encodedSize(in); size > mostResult {
+		if size := encodedSize(in); size > mostResult && workflow.GetVersion(ctx, changeInputSize, workflow.DefaultVersion, 1) >= 1 {
 			// Temporal would not take it, now or later, and the run would stand still.
 			return runs.JobResult{
 				Version: runs.RecordVersion, Outcome: runs.OutcomeFailed, Attempt: attempt, JobName: in.JobName, Refusal: refusalRender,
@@ -368,6 +392,9 @@ func (r *run) attempt(ctx workflow.Context, s *step, attempt int, first bool) ru
 		pause = min(2*pause, mostBackoff)
 	}
 }
+
+// changeInputSize marks histories of runs that fail a step whose input is too large.
+const changeInputSize = "input-size"
 
 // takeOver makes an open workflow under a job's ID, which an execution of the run
 // before a reset left, close: it is asked to, and terminated when it does not.

@@ -449,6 +449,15 @@ func TestAStoppedRetryStopsTheJobThatWasToGoOn(t *testing.T) {
 			t.Errorf("the earlier job is %s", j.State)
 		}
 	})
+	t.Run("or says which it found, with other contents", func(t *testing.T) {
+		b, in := begin(t)
+		b.dataflow.jobs[0].Labels[runs.LabelSpec] = "0123456789abcdef"
+		b.RegisterDelayedCallback(b.CancelWorkflow, time.Minute)
+		r, err := b.run(t, in)
+		if !temporal.IsCanceledError(err) || outcomes(r) != "a:cancelled/1 b:cancelled/1 c:skipped/0" || !strings.Contains(r.Steps[1].Error, "old-b") {
+			t.Errorf("outcome %s (%s), error %v", outcomes(r), r.Steps[1].Error, err)
+		}
+	})
 	t.Run("but not when it has no right to the key", func(t *testing.T) {
 		b, in := begin(t)
 		in.Dedupe = &pipeline.Dedupe{} // and there is no ledger

@@ -95,7 +95,8 @@ func buildPrevious(name string, command ...string) (string, error) {
 var (
 	newActivities   = []string{"AskForSweep", "SweepJobs"}
 	otherwiseBefore = []string{
-		"v4/hint-in-trouble.only-1", "v4/refused-look.only-1", "v4/reset-and-cancelled-at-once.run", "v4/reset-and-cancelled-in-a-back-off.run", "v4/retry-cancelled.run",
+		"v4/hint-in-trouble.only-1", "v4/refused-look.only-1", "v4/reset-and-cancelled-at-once.run", "v4/reset-and-cancelled-in-a-back-off.run", "v4/reset-later-and-cancelled-in-a-back-off.run",
+		"v4/retry-cancelled.run",
 	}
 )
 

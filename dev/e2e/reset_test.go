@@ -159,26 +159,34 @@ func TestResetToTheBeginningAndCancelledAtOnce(t *testing.T) {
 	}
 }
 
-// The same while the new execution, which knows the first attempt's end, waits before it comes
-// to the second.
-func TestResetToTheBeginningAndCancelledDuringABackOff(t *testing.T) {
+// The same while the new execution, which finds or knows the first attempt's end, waits before
+// it comes to the second.
+func TestResetAndCancelledDuringABackOff(t *testing.T) {
 	t.Parallel()
-	r := shared.land(t, "patient")
-	r.job(t, "only", 1).fail("no rows")
-	job := r.job(t, "only", 2)
-	jobs := map[string]int{"only": len(shared.Jobs.of(r.object))}
-	r.reset(t, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
-	eventually(t, "the new execution waits before the second attempt", func() bool {
-		return strings.Contains(r.state(t).Steps[0].Waiting, "the back-off")
-	})
-	r.cancel(t)
-	res := r.result(t)
-	last, _ := res.Steps[0].Last()
-	if res.Outcome != runs.OutcomeCancelled || last.JobID != job.JobID || !job.over() {
-		t.Errorf("the job is over: %t; the run: %+v", job.over(), res)
+	for name, point := range map[string]enumspb.EventType{
+		"reset-and-cancelled-in-a-back-off":       enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
+		"reset-later-and-cancelled-in-a-back-off": enumspb.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := shared.land(t, "patient")
+			r.job(t, "only", 1).fail("no rows")
+			job := r.job(t, "only", 2)
+			jobs := map[string]int{"only": len(shared.Jobs.of(r.object))}
+			r.reset(t, point)
+			eventually(t, "the new execution waits before the second attempt", func() bool {
+				return strings.Contains(r.state(t).Steps[0].Waiting, "the back-off")
+			})
+			r.cancel(t)
+			res := r.result(t)
+			last, _ := res.Steps[0].Last()
+			if res.Outcome != runs.OutcomeCancelled || last.JobID != job.JobID || !job.over() {
+				t.Errorf("the job is over: %t; the run: %+v", job.over(), res)
+			}
+			r.wantJobs(t, jobs)
+			keep(t, r, name)
+		})
 	}
-	r.wantJobs(t, jobs)
-	keep(t, r, "reset-and-cancelled-in-a-back-off")
 }
 
 // execution is the run ID of a workflow's newest execution.
