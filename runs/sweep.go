@@ -142,6 +142,9 @@ type Orphan struct {
 type Suspect struct {
 	Orphan
 	Since time.Time `json:"since"`
+	// Troubled is since when its second look, or what follows from it, meets trouble; zero:
+	// it was not tried, or met none.
+	Troubled time.Time `json:"troubled,omitzero"`
 }
 
 // OverdueRun is a run that is open for longer than runs are meant to be.

@@ -24,7 +24,7 @@ const (
 	mostTroubled = 5 * time.Minute // between two tries of what fails
 	// troubledFor is how long a sweep goes on with what fails before it leaves it to the next.
 	troubledFor = time.Hour
-	// strandedFor is how long it tries jobs that cannot be looked at, though there is a list,
+	// strandedFor is how long it tries jobs that cannot be looked at while others may wait,
 	// and mostRefusedJobs how many refusals in a row are no matter of single jobs.
 	strandedFor     = 10 * time.Minute
 	mostRefusedJobs = 3
@@ -226,9 +226,11 @@ func (s *sweep) pass() {
 		alone = append(alone, asked[i])
 	}
 	s.news(alone)
-	found, _ := s.suspect(reply.Strangers)
+	found, left := s.suspect(reply.Strangers, troubledFor)
 	if s.leaving {
 		s.state.Look = true // the rest of them are in the next list
+	} else {
+		r.Unseen += len(left)
 	}
 	for _, o := range found {
 		if len(s.state.Suspects) >= mostSuspects {
@@ -242,7 +244,7 @@ func (s *sweep) pass() {
 
 // news has each job looked at by itself, and its workflow told.
 func (s *sweep) news(jobs []runs.KnownJob) {
-	left := each(s, jobs, newsAtOnce, func(jobs []runs.KnownJob) (int, trouble, error) {
+	left := each(s, jobs, newsAtOnce, strandedFor, func(jobs []runs.KnownJob) (int, trouble, error) {
 		var reply newsReply
 		req := newsRequest{Place: s.in.Place, At: workflow.Now(s.ctx), Jobs: jobs}
 		err := workflow.ExecuteActivity(s.calls(1), activityNews, req).Get(s.ctx, &reply)
@@ -252,13 +254,15 @@ func (s *sweep) news(jobs []runs.KnownJob) {
 	})
 	if s.leaving {
 		s.state.Asked = left
+		return
 	}
+	s.state.Result.Unseen += len(left) // they ask again
 }
 
 // suspect gives those of the jobs that are orphans at this look, and those that it did not
-// come to.
-func (s *sweep) suspect(jobs []listedJob) (found []runs.Orphan, left []listedJob) {
-	left = each(s, jobs, suspectsAtOnce, func(jobs []listedJob) (int, trouble, error) {
+// come to within a time.
+func (s *sweep) suspect(jobs []listedJob, within time.Duration) (found []runs.Orphan, left []listedJob) {
+	left = each(s, jobs, suspectsAtOnce, within, func(jobs []listedJob) (int, trouble, error) {
 		var reply suspectReply
 		req := suspectRequest{Place: s.in.Place, Jobs: jobs}
 		err := workflow.ExecuteActivity(s.calls(1), activitySuspect, req).Get(s.ctx, &reply)
@@ -287,14 +291,14 @@ func (s *sweep) recheck(due []runs.Suspect) {
 		jobs = append(jobs, listedJob{x.JobID, x.JobName})
 	}
 	s.state.Suspects = s.state.Suspects[len(due):]
-	orphans, left := s.suspect(jobs)
+	orphans, left := s.suspect(jobs, strandedFor)
 	if s.leaving {
 		s.state.Suspects = slices.Concat(due, s.state.Suspects)
 		return
 	}
 	r := &s.state.Result
 	r.Cleared += len(due) - len(left) - len(orphans)
-	unsettled := each(s, orphans, settledAtOnce, func(orphans []runs.Orphan) (int, trouble, error) {
+	unsettled := each(s, orphans, settledAtOnce, strandedFor, func(orphans []runs.Orphan) (int, trouble, error) {
 		var reply suspectReply
 		req := settleRequest{
 			Place: s.in.Place, Orphans: orphans, Rule: s.state.Settings.Orphans,
@@ -318,6 +322,37 @@ func (s *sweep) recheck(due []runs.Suspect) {
 			return !slices.ContainsFunc(unsettled, func(o runs.Orphan) bool { return o.JobID == x.JobID })
 		})
 		s.state.Suspects = slices.Concat(again, s.state.Suspects)
+		return
+	}
+	unfinished := map[string]bool{}
+	for _, job := range left {
+		unfinished[job.ID] = true
+	}
+	for _, o := range unsettled {
+		unfinished[o.JobID] = true
+	}
+	if len(unfinished) > 0 {
+		s.suspectAgain(slices.DeleteFunc(slices.Clone(due), func(x runs.Suspect) bool { return !unfinished[x.JobID] }))
+	}
+}
+
+// suspectAgain keeps suspects, whose look met trouble, for another, so that they hold up no
+// other's news meanwhile: for troubledFor, for the next sweep may be a day away.
+func (s *sweep) suspectAgain(troubled []runs.Suspect) {
+	if workflow.GetVersion(s.ctx, changeStepsOver, workflow.DefaultVersion, 1) < 1 {
+		return
+	}
+	now := workflow.Now(s.ctx)
+	for _, x := range troubled {
+		if x.Troubled.IsZero() {
+			x.Troubled = now
+		}
+		if now.Sub(x.Troubled) >= troubledFor {
+			s.state.Result.Unseen++
+			continue
+		}
+		x.Since = now
+		s.state.Suspects = append(s.state.Suspects, x)
 	}
 }
 
@@ -347,13 +382,12 @@ type progress struct {
 }
 
 // each has all jobs taken in by calls, each of which says how many from the first it is done
-// with, and gives those that it left to the next sweep.
+// with, and gives those that it left.
 //
-// A job that a call does not get past goes to the end, so that it holds up no other. When
-// all that are left have failed, one after the other, and for strandedFor, the sweep has
-// others to look after. A job that is refused is left at once, and with the third in a row
-// all are.
-func each[T any](s *sweep, jobs []T, atOnce int, call func([]T) (done int, t trouble, err error)) (left []T) {
+// A job that a call does not get past goes to the end, so that it holds up no other. All that
+// are left are given up when they have failed, one after the other, for so long. A job that is
+// refused is given up at once, and with the third in a row all are.
+func each[T any](s *sweep, jobs []T, atOnce int, within time.Duration, call func([]T) (done int, t trouble, err error)) (left []T) {
 	var stuck int // calls that got nothing done, one after the other
 	var since time.Time
 	s.persist(func() (progress, error) {
@@ -386,7 +420,7 @@ func each[T any](s *sweep, jobs []T, atOnce int, call func([]T) (done int, t tro
 			jobs, left = rest, append(left, first...)
 		case t.Lasting:
 			return progress{trouble: t}, nil
-		case stuck >= len(jobs) && now.Sub(since) >= strandedFor:
+		case stuck >= len(jobs) && now.Sub(since) >= within:
 			jobs, left = nil, append(left, jobs...)
 		default:
 			jobs = slices.Concat(rest, first)
@@ -395,11 +429,7 @@ func each[T any](s *sweep, jobs []T, atOnce int, call func([]T) (done int, t tro
 		s.leave(t)
 		return progress{moved: true, more: len(jobs) > 0}, nil
 	})
-	left = append(left, jobs...)
-	if !s.leaving {
-		s.state.Result.Unseen += len(left)
-	}
-	return left
+	return append(left, jobs...)
 }
 
 // persist repeats a call until it has no more to do, which it says. Trouble slows it

@@ -755,6 +755,42 @@ func TestASweepThatDoesNotComeToItsSuspectsListsThemInANewHistory(t *testing.T) 
 	}
 }
 
+// A suspect whose second look meets trouble keeps nobody from news, and is not forgotten.
+func TestASuspectInTroubleIsLookedAtAgain(t *testing.T) {
+	b := sweepBundle(t, nil)
+	b.add("job-1", jobNamed(1))
+	j := b.add("job-2", jobNamed(2))
+	b.dataflow.onList = func(n int) error {
+		b.dataflow.unlisted = map[string]bool{"job-1": n > 1} // so that it is not found anew
+		return nil
+	}
+	trouble := func() bool {
+		since := b.Now().Sub(b.begun)
+		return since > 5*time.Minute && since < 50*time.Minute
+	}
+	b.temporal.onDescribe = func(_ int, id string) error {
+		if trouble() && id == workflowOf(jobNamed(1)) {
+			return serviceerror.NewUnavailable("down")
+		}
+		return nil
+	}
+	b.temporal.workflows[workflowOf(j.Name)] = &execution{open: true, parent: "dev/orders/k2"}
+	b.RegisterDelayedCallback(func() {
+		b.SignalWorkflow(runs.SignalAsk, runs.SweepAsk{JobID: j.ID, JobName: j.Name, State: string(dataflow.StateQueued), Watched: true})
+	}, 12*time.Minute)
+	b.RegisterDelayedCallback(func() {
+		if got := b.told(); got != "job-2:RUNNING" {
+			t.Errorf("told %q within half an hour", got)
+		}
+	}, 30*time.Minute)
+	if r := b.sweep(t); r.OrphanCount != 1 || r.Unseen != 0 || r.Cleared != 0 {
+		t.Errorf("%+v", r)
+	}
+	if took := b.Now().Sub(b.begun); took < 50*time.Minute || took > 80*time.Minute {
+		t.Errorf("it took %v", took)
+	}
+}
+
 func TestTheDailyLookAsksForTheSweep(t *testing.T) {
 	b := sweepBundle(t, nil)
 	b.temporal.onAsk = func(n int) error {
