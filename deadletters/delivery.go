@@ -26,6 +26,10 @@ func IsEntryPoint(name string) bool {
 	return false
 }
 
+// JobStatus says whether the letter is for the entry point to which all of a project's jobs come: that others' are nobody's is as it
+// should be there.
+func (l *Letter) JobStatus() bool { return l.EntryPoint == statusEntryPoint }
+
 const jobStatusType = "google.cloud.dataflow.job.v1beta3.statusChanged"
 
 // CloudEvent says whether the original message was a CloudEvent in Pub/Sub's binary mode, whose attributes have the event's
@@ -53,6 +57,11 @@ func (f *Forwarded) Delivery(topic, id string) (Letter, error) {
 		}
 		return l, nil
 	}
+	return f.Push(topic, id)
+}
+
+// Push is Delivery for a message that was delivered as a plain push, whatever its publisher's attributes say.
+func (f *Forwarded) Push(topic, id string) (Letter, error) {
 	type message struct {
 		Data        []byte            `json:"data"`
 		Attributes  map[string]string `json:"attributes,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -103,8 +104,8 @@ var subscriptionRE = regexp.MustCompile(`^projects/[^/]+/subscriptions/[^/]+$`)
 // Queue reads the subscription of a dead-letter topic. What it received is held from other readers until it is acknowledged,
 // released or extended no more. It is for one caller at a time. Use Open.
 type Queue struct {
-	// Quiet is how long a subscription that gives nothing is waited for: it may have messages and yet give none at first.
-	// Open sets it to 3 seconds.
+	// Quiet is how long a subscription that gives nothing is waited for at first: it may have messages and yet give none. Then it
+	// is asked once more, for three times as long. Open sets it to 3 seconds.
 	Quiet time.Duration
 
 	client *pubsub.Client
@@ -144,8 +145,14 @@ func (q *Queue) Find(ctx context.Context, most, through int, wanted func(*Receiv
 	seen := map[string]bool{}
 	looked, bad := 0, 0
 	renewed := time.Now()
+	patience := q.Quiet
 	for len(found) < most && looked < through && bad < maxBad {
-		pulled, err := q.pull(ctx, min(through-looked, page))
+		pulled, late, err := q.pull(ctx, min(through-looked, page), patience)
+		if late && patience == q.Quiet {
+			// An answer of a hundred large letters, or of a busy service, takes longer. One letter tells that from none.
+			patience *= 3
+			pulled, _, err = q.pull(ctx, 1, patience)
+		}
 		if err != nil {
 			errs = append(errs, err)
 			break
@@ -194,21 +201,22 @@ func (q *Queue) Find(ctx context.Context, most, through int, wanted func(*Receiv
 	return found, more, errors.Join(append(errs, q.Release(ctx, others...))...)
 }
 
-func (q *Queue) pull(caller context.Context, most int) ([]*pubsubpb.ReceivedMessage, error) {
-	ctx, cancel := context.WithTimeout(caller, q.Quiet)
+// pull asks for letters. late says that there was no answer in time.
+func (q *Queue) pull(caller context.Context, most int, patience time.Duration) (pulled []*pubsubpb.ReceivedMessage, late bool, err error) {
+	ctx, cancel := context.WithTimeout(caller, patience)
 	defer cancel()
 	answer, err := q.client.SubscriptionAdminClient.Pull(ctx, &pubsubpb.PullRequest{Subscription: q.name, MaxMessages: int32(min(most, page))})
 	switch {
 	case err == nil:
-		return answer.GetReceivedMessages(), nil
+		return answer.GetReceivedMessages(), false, nil
 	case caller.Err() != nil:
-		return nil, fmt.Errorf("pull dead letters of %s: %w", q.name, caller.Err())
+		return nil, false, fmt.Errorf("pull dead letters of %s: %w", q.name, caller.Err())
 	case errors.Is(ctx.Err(), context.DeadlineExceeded), status.Code(err) == codes.DeadlineExceeded:
-		return nil, nil // it has none
+		return nil, true, nil // it may have none
 	case status.Code(err) == codes.NotFound:
-		return nil, fmt.Errorf("there is no subscription %s of dead letters: %w", q.name, err)
+		return nil, false, fmt.Errorf("there is no subscription %s of dead letters: %w", q.name, err)
 	}
-	return nil, fmt.Errorf("pull dead letters of %s: %w", q.name, err)
+	return nil, false, fmt.Errorf("pull dead letters of %s: %w", q.name, err)
 }
 
 // Extend holds a letter for as long as it was at first.
@@ -242,18 +250,22 @@ func (q *Queue) Ack(ctx context.Context, r Received) error {
 	return nil
 }
 
-// TopicOf asks Pub/Sub for the topic of a subscription, by its full name.
-func (q *Queue) TopicOf(ctx context.Context, subscription string) (string, error) {
+// TopicOf asks Pub/Sub for the topic of a subscription, by its full name. pushes says that it delivers plain pushes to an endpoint that
+// names the topic; Eventarc's do not.
+func (q *Queue) TopicOf(ctx context.Context, subscription string) (topic string, pushes bool, err error) {
 	if !subscriptionRE.MatchString(subscription) {
-		return "", fmt.Errorf("the dead letter does not name its subscription in full, but %q", subscription)
+		return "", false, fmt.Errorf("the dead letter does not name its subscription in full, but %q", subscription)
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	s, err := q.client.SubscriptionAdminClient.GetSubscription(ctx, &pubsubpb.GetSubscriptionRequest{Subscription: subscription})
 	if err != nil {
-		return "", fmt.Errorf("ask for the topic of subscription %s: %w", subscription, err)
+		return "", false, fmt.Errorf("ask for the topic of subscription %s: %w", subscription, err)
 	}
-	return s.GetTopic(), nil
+	push := s.GetPushConfig()
+	endpoint, err := url.Parse(push.GetPushEndpoint())
+	pushes = err == nil && endpoint.Query().Get("topic") != "" && push.GetNoWrapper() == nil
+	return s.GetTopic(), pushes, nil
 }
 
 // Close releases what is still held. It does so also when ctx, of the command that held it, is over.

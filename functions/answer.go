@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"cloud.google.com/go/pubsub/v2"
 )
 
 // Outcome is what became of an event and one pipeline.
@@ -36,8 +38,9 @@ type Decision struct {
 	// Remembered says that this instance knew the outcome and asked nobody.
 	Remembered bool `json:"remembered,omitempty"`
 
-	identity string // the identity that the pipeline gave the event, where it differs from the event's own
-	status   int    // of the answer, where the outcome alone does not say
+	identity string          // the identity that the pipeline gave the event, where it differs from the event's own
+	status   int             // of the answer, where the outcome alone does not say
+	letter   *pubsub.Message // of what is dead-lettered, until it is published
 }
 
 // httpStatus is the status of an answer that holds only d. What acknowledges a delivery is 2xx alone: everything else makes

@@ -12,8 +12,8 @@ import (
 	"github.com/penstock/penstock/deadletters"
 )
 
-// bury keeps a delivery in the dead-letter topic and says in decision what came of that.
-func (r *receiver) bury(ctx context.Context, d *delivery, decision Decision) Decision {
+// bury makes a delivery a dead letter, which [receiver.keep] publishes once all that is decided about the event is final.
+func (r *receiver) bury(d *delivery, decision Decision) Decision {
 	reason := decision.Reason
 	if d.incomplete {
 		decision.Outcome = Undecided // the delivery comes again, and each time would leave another dead letter
@@ -39,13 +39,30 @@ func (r *receiver) bury(ctx context.Context, d *delivery, decision Decision) Dec
 		decision.Reason = fmt.Sprintf("%s; at %d bytes it is too large for the dead-letter topic, too: the subscription's own dead-letter policy has to keep it", reason, size)
 		return decision
 	}
-	if err := r.publish(ctx, m); err != nil {
-		decision.Outcome = Undecided
-		decision.Reason = fmt.Sprintf("%s; publish it to the dead-letter topic %s: %v", reason, r.settings.deadLetter, err)
-		return decision
-	}
-	decision.Outcome = DeadLettered
+	decision.Outcome, decision.letter = DeadLettered, m
 	return decision
+}
+
+// keep publishes the dead letters among the decisions about an event. Where another decision is not final, the delivery comes
+// again, and each time would leave the same dead letters: they wait for it. One after the other, so that a topic that does not
+// answer has none of them.
+func (r *receiver) keep(ctx context.Context, decisions []Decision) {
+	all := Answer{Decisions: decisions}
+	for i := range decisions {
+		d := &decisions[i]
+		if d.letter == nil {
+			continue
+		}
+		if all.httpStatus() != http.StatusOK {
+			d.Outcome = Undecided
+			d.Reason += "; it becomes a dead letter once every other pipeline has decided for good"
+			continue
+		}
+		if err := r.publish(ctx, d.letter); err != nil {
+			d.Outcome = Undecided
+			d.Reason = fmt.Sprintf("%s; publish it to the dead-letter topic %s: %v", d.Reason, r.settings.deadLetter, err)
+		}
+	}
 }
 
 // publisher publishes to one topic. It connects with the first message; PUBSUB_EMULATOR_HOST is honoured.

@@ -176,6 +176,34 @@ func TestNoDeadLetterWhileAFileIsUnusable(t *testing.T) {
 	}
 }
 
+// What another pipeline has not decided brings the event again, and each delivery would leave one more dead letter.
+func TestADeadLetterWaitsForTheOtherPipelines(t *testing.T) {
+	const returns = "name: returns\npurpose: Take returns.\nowner: me@example.com\non:\n  - storage: {bucket: landing, object: \"orders/**\"}\nworkflow: {type: Returns, taskQueue: returns}\n"
+	event := func() *http.Request { return finalized("orders/a.csv", 1) }
+	refuse, away := serviceerror.NewInvalidArgument("not like this"), serviceerror.NewUnavailable("away")
+	b := setup(t, ordersFile, auditFile, returns)
+	fails := map[string]error{"audit": refuse, "orders": away, "returns": refuse}
+	b.temporal.fail = func(id string) error { return fails[strings.Split(id, "/")[1]] }
+	for range 2 {
+		w, a := b.post(t, NameStorageTrigger, event())
+		if w.Code != http.StatusServiceUnavailable || a.outcomes() != "audit: undecided, orders: undecided, returns: undecided" || len(b.letters) != 0 {
+			t.Errorf("%d dead letters, answered %d %s", len(b.letters), w.Code, w.Body)
+		}
+		if reason := a.Decisions[0].Reason; !strings.Contains(reason, "not like this") || !strings.Contains(reason, "once every other pipeline") {
+			t.Errorf("the reason is %q", reason)
+		}
+	}
+	fails["orders"] = nil
+	b.publishErr = errors.New("topic is away")
+	if w, a := b.post(t, NameStorageTrigger, event()); w.Code != http.StatusServiceUnavailable || a.outcomes() != "audit: undecided, orders: started, returns: undecided" {
+		t.Errorf("without the dead-letter topic: answered %d %s", w.Code, w.Body)
+	}
+	b.publishErr = nil
+	if w, a := b.post(t, NameStorageTrigger, event()); w.Code != http.StatusOK || a.outcomes() != "audit: dead-lettered, orders: duplicate, returns: dead-lettered" || len(b.letters) != 2 {
+		t.Errorf("once the other has decided: %d dead letters, answered %d %s", len(b.letters), w.Code, w.Body)
+	}
+}
+
 func TestOnlyWhatExpressionsMakeOfAnEventIsPoison(t *testing.T) {
 	for name, tt := range map[string]struct {
 		err     error
@@ -189,8 +217,10 @@ func TestOnlyWhatExpressionsMakeOfAnEventIsPoison(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := setup(t)
 			d := &delivery{request: request{entryPoint: NameStorageTrigger}}
-			got := b.unevaluated(t.Context(), d, Decision{Pipeline: "orders"}, tt.err)
-			if got.Outcome != tt.want || got.Pipeline != "orders" || !strings.Contains(got.Reason, tt.err.Error()) || len(b.letters) != tt.letters {
+			got := b.unevaluated(d, Decision{Pipeline: "orders"}, tt.err)
+			decided := []Decision{got}
+			b.keep(t.Context(), decided)
+			if got = decided[0]; got.Outcome != tt.want || got.Pipeline != "orders" || !strings.Contains(got.Reason, tt.err.Error()) || len(b.letters) != tt.letters {
 				t.Errorf("%d dead letters, decided %+v", len(b.letters), got)
 			}
 		})

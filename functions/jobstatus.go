@@ -21,9 +21,10 @@ func (r *receiver) jobStatus(ctx context.Context, d *delivery, e *events.Event) 
 	a := Answer{Identity: d.identity}
 	job := e.JobStatus
 	if job == nil {
-		a.Decisions = []Decision{r.bury(ctx, d, Decision{
+		a.Decisions = []Decision{r.bury(d, Decision{
 			Reason: fmt.Sprintf("%s takes events of the type %s alone, and this is a %q: correct the trigger that sends it", d.entryPoint, events.TypeJobStatusChanged, e.Type),
 		})}
+		r.keep(ctx, a.Decisions)
 		return a
 	}
 	if !runs.OurJobName(r.settings.deployment, job.JobName) || !jobNameRE.MatchString(job.JobName) ||

@@ -105,7 +105,9 @@ func (r *receiver) receive(q *request, w http.ResponseWriter, req *http.Request,
 	defer cancel()
 	d := &delivery{request: *q, header: req.Header, topic: req.URL.Query().Get("topic")}
 	if err != nil {
-		return Answer{Decisions: []Decision{r.undecodable(ctx, d, err)}}
+		a := Answer{Decisions: []Decision{r.undecodable(d, err)}}
+		r.keep(ctx, a.Decisions)
+		return a
 	}
 	d.body, d.identity = e.Body(), e.Identity()
 	if was := req.Header.Get(deadletters.HeaderIdentity); was != "" && was != url.PathEscape(d.identity) {
@@ -118,7 +120,7 @@ func (r *receiver) receive(q *request, w http.ResponseWriter, req *http.Request,
 }
 
 // undecodable decides a delivery that holds no event that can be read.
-func (r *receiver) undecodable(ctx context.Context, d *delivery, err error) Decision {
+func (r *receiver) undecodable(d *delivery, err error) Decision {
 	var rejection *events.Error
 	if !errors.As(err, &rejection) {
 		return Decision{Outcome: Undecided, Reason: err.Error()}
@@ -127,7 +129,7 @@ func (r *receiver) undecodable(ctx context.Context, d *delivery, err error) Deci
 	switch {
 	case rejection.Poison():
 		d.body = rejection.Body()
-		return r.bury(ctx, d, decision)
+		return r.bury(d, decision)
 	case errors.Is(err, events.TooLarge):
 		decision.status = http.StatusRequestEntityTooLarge
 	case errors.Is(err, events.BadMethod):
@@ -172,14 +174,15 @@ func (r *receiver) event(ctx context.Context, d *delivery, e *events.Event) Answ
 	a.Decisions = make([]Decision, len(matches))
 	if len(matches) == 1 {
 		a.Decisions[0] = r.match(ctx, d, matches[0])
-		return a
+	} else {
+		// Side by side, so that one that does not answer keeps the others from nothing.
+		var wg sync.WaitGroup
+		for i, m := range matches {
+			wg.Go(func() { a.Decisions[i] = r.match(ctx, d, m) })
+		}
+		wg.Wait()
 	}
-	// Side by side, so that one that does not answer keeps the others from nothing.
-	var wg sync.WaitGroup
-	for i, m := range matches {
-		wg.Go(func() { a.Decisions[i] = r.match(ctx, d, m) })
-	}
-	wg.Wait()
+	r.keep(ctx, a.Decisions)
 	return a
 }
 
@@ -194,7 +197,7 @@ func (r *receiver) match(ctx context.Context, d *delivery, m pipeline.Match) (de
 	plan, skip, err := m.Evaluate()
 	switch {
 	case err != nil:
-		return r.unevaluated(ctx, d, decision, err)
+		return r.unevaluated(d, decision, err)
 	case skip != nil:
 		decision.Outcome, decision.Reason = Skipped, skip.Reason
 		return decision
@@ -211,13 +214,13 @@ func (r *receiver) match(ctx context.Context, d *delivery, m pipeline.Match) (de
 
 // unevaluated decides an event that a pipeline's expressions gave no plan for. Only what they make of its data is the event's
 // fault; a time that ran out is the machine's.
-func (r *receiver) unevaluated(ctx context.Context, d *delivery, decision Decision, err error) Decision {
+func (r *receiver) unevaluated(d *delivery, decision Decision, err error) Decision {
 	var poison *pipeline.EvalError
 	if !errors.As(err, &poison) {
 		return undecided(decision, err)
 	}
 	decision.Reason = err.Error()
-	return r.bury(ctx, d, decision)
+	return r.bury(d, decision)
 }
 
 // crashed reports a panic. Delivery tries again: the next version of this program may do better.

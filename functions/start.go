@@ -29,7 +29,7 @@ const (
 func (r *receiver) start(ctx context.Context, d *delivery, e *events.Event, plan *pipeline.Plan, decision Decision) Decision {
 	if !utf8.ValidString(plan.Key) {
 		decision.Reason = "the key is not valid UTF-8, so a run's input cannot hold it: hash or encode it in the pipeline's key"
-		return r.bury(ctx, d, decision)
+		return r.bury(d, decision)
 	}
 	decision.RunID = runs.RunID(r.settings.deployment, plan.Pipeline, plan.Key)
 	for {
@@ -59,7 +59,7 @@ func (r *receiver) startOnce(ctx context.Context, d *delivery, e *events.Event, 
 	workflow, options, input, err := r.request(e, plan)
 	if err != nil {
 		decision.Reason = err.Error()
-		return r.bury(ctx, d, decision)
+		return r.bury(d, decision)
 	}
 	options.ID = decision.RunID
 	options.WorkflowIDReusePolicy = enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
@@ -78,7 +78,7 @@ func (r *receiver) startOnce(ctx context.Context, d *delivery, e *events.Event, 
 		return r.alreadyStarted(ctx, c, plan, decision)
 	case refused(err):
 		decision.Reason = fmt.Sprintf("Temporal refuses the start of workflow %s: %v", workflow, err)
-		return r.bury(ctx, d, decision)
+		return r.bury(d, decision)
 	default:
 		return undecided(decision, fmt.Errorf("start workflow %s: %w", workflow, err))
 	}
@@ -186,12 +186,12 @@ func (r *receiver) signal(ctx context.Context, d *delivery, e *events.Event, pla
 	decision.RunID = target.WorkflowID
 	if err := fits(e); err != nil {
 		decision.Reason = err.Error()
-		return r.bury(ctx, d, decision)
+		return r.bury(d, decision)
 	}
 	arg, err := payload("the signal", Signal{Identity: plan.Identity, Event: e})
 	if err != nil {
 		decision.Reason = err.Error()
-		return r.bury(ctx, d, decision)
+		return r.bury(d, decision)
 	}
 	c, err := r.temporal(ctx)
 	if err != nil {
@@ -205,7 +205,7 @@ func (r *receiver) signal(ctx context.Context, d *delivery, e *events.Event, pla
 		workflow, options, input, inputErr := r.request(e, &starting)
 		if inputErr != nil {
 			decision.Reason = inputErr.Error()
-			return r.bury(ctx, d, decision)
+			return r.bury(d, decision)
 		}
 		options.ID = target.WorkflowID
 		// A closed workflow does not take the signal. Rejecting duplicates would drop it; the pipeline asks for a new one.
@@ -218,10 +218,10 @@ func (r *receiver) signal(ctx context.Context, d *delivery, e *events.Event, pla
 		return decision
 	case refused(err):
 		decision.Reason = fmt.Sprintf("Temporal refuses the signal %q to workflow %s: %v", target.Name, target.WorkflowID, err)
-		return r.bury(ctx, d, decision)
+		return r.bury(d, decision)
 	case target.Start == nil && noOpenWorkflow(err):
 		decision.Reason = fmt.Sprintf("no open workflow %s to signal %q: %v", target.WorkflowID, target.Name, err)
-		return r.bury(ctx, d, decision)
+		return r.bury(d, decision)
 	default:
 		return undecided(decision, fmt.Errorf("signal %q to workflow %s: %w", target.Name, target.WorkflowID, err))
 	}

@@ -21,10 +21,13 @@ func (m Match) Evaluate() (Plan, *Skip, error) {
 	vars := map[string]any{"event": eventVariables(m.Event)}
 	var skip *Skip
 	var failed error
+	var poison *EvalError
 	for _, a := range append([]alternative{{m.Trigger, m.Captures}}, m.others...) {
 		vars["object"] = orEmpty(a.captures)
 		holds, err := a.trigger.holds(m.Event.Kind, vars)
 		switch {
+		case err != nil && !errors.As(err, &poison):
+			return Plan{}, nil, err // another delivery may find that this trigger holds, so no later one may decide now
 		case err != nil:
 			failed = cmp.Or(failed, err)
 		case !holds:

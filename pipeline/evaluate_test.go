@@ -1,6 +1,7 @@
 package pipeline_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -239,6 +240,34 @@ func TestTheFirstTriggerWhoseWhenHoldsStartsIt(t *testing.T) {
 	plan := mustPlan(t, conditional, stored("acme", "eu/x"))
 	if plan.Key != "eu/x" || *plan.Workflow != (pipeline.PlannedWorkflow{Type: "Ingest", TaskQueue: "ingest"}) {
 		t.Errorf("plan is %+v", plan)
+	}
+}
+
+// The next delivery may find that the trigger holds, and then it decides under its own identity.
+func TestATriggerThatHadNoTimeLetsNoOtherDecide(t *testing.T) {
+	const (
+		stalls = "  - {pubsub: {topic: exports, id: event.data.id}, when: event.data.id > 0}\n"
+		holds  = "  - {pubsub: {topic: exports}}\n"
+		fails  = "  - {pubsub: {topic: exports}, when: event.data.none > 0}\n"
+		rest   = "workflow: {type: a, taskQueue: b}\n"
+	)
+	for name, c := range map[string]struct {
+		triggers string
+		stalled  int
+	}{
+		"before one that holds": {stalls + holds, 0},
+		"after one that fails":  {fails + stalls, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := parse(t, "name: a\npurpose: a\nowner: a\non:\n"+c.triggers+rest)
+			pipeline.NoTime(&p.On[c.stalled])
+			m := pipeline.NewSet([]*pipeline.Pipeline{p}).Match(message("projects/a/topics/exports", "1", `{"id": 5}`, nil))
+			plan, skip, err := m[0].Evaluate()
+			var poison *pipeline.EvalError
+			if err == nil || errors.As(err, &poison) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("it gives %+v, %+v, %v; want that there was no time", plan, skip, err)
+			}
+		})
 	}
 }
 

@@ -28,9 +28,17 @@ type Cancellation struct {
 }
 
 // Cancel asks for the run that ref means to be cancelled, and returns once that is durable: see Wait for its end. reason
-// is kept in the run's history. A run that is over is a *ClosedError.
+// is kept in the run's history. A run that is over is a *ClosedError. ref is as for Describe, but never the beginning of a run ID where
+// it could be another's pipeline and key.
 func (s *Service) Cancel(ctx context.Context, ref, reason string) (Cancellation, error) {
-	d, err := s.Describe(ctx, ref)
+	id, archived, err := s.findToChange(ctx, ref)
+	if err != nil {
+		return Cancellation{}, err
+	}
+	if archived != nil {
+		return Cancellation{Run: archived.Run}, &ClosedError{RunID: archived.RunID, Outcome: archived.Outcome}
+	}
+	d, err := s.describe(ctx, id, "")
 	if err != nil {
 		return Cancellation{}, err
 	}

@@ -156,9 +156,11 @@ type RedriveRequest struct {
 	LetterFilter
 	// Force delivers also an event whose identity was lost, under the dead letter's own ID: if an earlier delivery did
 	// start a run, this one starts another. And an event that the letter's pipeline does not want any more goes to all that want
-	// it, and is a dead letter no more though that be none: of those that had it, and whose run is forgotten, one may run again.
+	// it, and is a dead letter no more though that be none: of those that had it, and whose run is forgotten, one may run again. So is
+	// the event of a letter of no pipeline that none wants.
 	Force bool
-	// Topic is that of forwarded plain pushes, projects/P/topics/T; empty: Pub/Sub is asked.
+	// Topic is that of forwarded plain pushes, projects/P/topics/T; empty: Pub/Sub is asked. And that of letters of pushes whose
+	// endpoint named none, which do not decode without.
 	Topic string
 }
 
@@ -184,7 +186,7 @@ type RedriveDecision struct {
 }
 
 // Redrive delivers dead letters to the entry points that they came from, as they came, and takes away each that was
-// answered 2xx, unless the pipeline that it is for does not want the event. So the event keeps its identity: delivered once
+// answered 2xx, unless the pipeline that it is for, or where it names none every pipeline, does not want the event. So the event keeps its identity: delivered once
 // more, by this or by a redelivery, it is a duplicate. What could not be delivered stays a dead letter, as its entry says. A
 // function that does not answer at all ends it.
 //
@@ -255,6 +257,10 @@ func (d *DeadLetters) redrive(ctx context.Context, r *deadletters.Received, q *R
 	if err != nil {
 		return answered, err
 	}
+	if l.Pipeline == "" && len(answer.decisions) == 0 && !l.JobStatus() && !q.Force {
+		return true, errors.New("the functions have no pipeline that wants it: is a pipelines file missing there, or was a trigger changed? " +
+			"Put that right, or take it away with --force")
+	}
 	if unwanted {
 		return true, fmt.Errorf("it is for the pipeline %s alone, and the functions have none of that name which wants the event: was it renamed, or its trigger changed? "+
 			"Put that right, or deliver it with --force to all that want it, which takes it away also where none does", l.Pipeline)
@@ -274,6 +280,12 @@ func (d *DeadLetters) delivery(ctx context.Context, r *deadletters.Received, q *
 	}
 	l := r.Letter
 	e, err := events.DecodeBytes(l.Header, l.Body, l.Topic)
+	if err != nil && l.Topic == "" && q.Topic != "" && !l.JobStatus() {
+		// The push endpoint may have named no topic, which is then all that is wrong with it.
+		if named, ok := events.DecodeBytes(l.Header, l.Body, q.Topic); ok == nil {
+			l.Topic, e, err = q.Topic, named, nil
+		}
+	}
 	if err != nil {
 		return l, "", nil //nolint:nilerr // it may be for this that it is here; a newer function may read it
 	}
@@ -286,21 +298,26 @@ func (d *DeadLetters) delivery(ctx context.Context, r *deadletters.Received, q *
 
 // forwarded is the delivery of a message that Pub/Sub forwarded.
 func (d *DeadLetters) forwarded(ctx context.Context, r *deadletters.Received, q *RedriveRequest) (deadletters.Letter, string, error) {
+	again := r.Forwarded.Delivery
+	topic := q.Topic
+	var asked error
+	if topic == "" {
+		var pushes bool
+		if topic, pushes, asked = d.Queue.TopicOf(ctx, r.Forwarded.Subscription); pushes {
+			again = r.Forwarded.Push // a publisher's attributes may look like those of a CloudEvent
+		}
+	}
 	deliver := func(topic, id string) (deadletters.Letter, *events.Event, error) {
-		l, err := r.Forwarded.Delivery(topic, id)
+		l, err := again(topic, id)
 		if err != nil {
 			return l, nil, err
 		}
 		e, err := events.DecodeBytes(l.Header, l.Body, l.Topic)
 		return l, e, err
 	}
-	l, e, err := deliver(q.Topic, r.ID)
-	if err != nil && q.Topic == "" && !r.Forwarded.CloudEvent() {
-		topic, asked := d.Queue.TopicOf(ctx, r.Forwarded.Subscription)
-		if asked != nil {
-			return l, "", fmt.Errorf("which topic was it published to? Name it with --topic: %w", asked)
-		}
-		l, e, err = deliver(topic, r.ID)
+	l, e, err := deliver(topic, r.ID)
+	if err != nil && asked != nil && !r.Forwarded.CloudEvent() {
+		return l, "", fmt.Errorf("which topic was it published to? Name it with --topic: %w", asked)
 	}
 	if err != nil {
 		if q.Force {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/penstock/penstock/deadletters"
 	"github.com/penstock/penstock/events"
@@ -32,6 +34,7 @@ const (
 	deadSub   = "projects/p/subscriptions/dead"
 	itemTopic = "projects/p/topics/items"
 	itemSub   = "projects/p/subscriptions/items"
+	pushSub   = "projects/p/subscriptions/pushed"
 )
 
 // letterBench is a dead-letter topic at the server that Google's own tests use, and functions that answer as a test says.
@@ -58,6 +61,11 @@ func newLetterBench(t *testing.T) *letterBench {
 			t.Fatal(err)
 		}
 	}
+	if _, err := b.server.GServer.CreateSubscription(t.Context(), &pubsubpb.Subscription{
+		Name: pushSub, Topic: itemTopic, AckDeadlineSeconds: 600, PushConfig: &pubsubpb.PushConfig{PushEndpoint: "https://functions.example.com/PubSubTrigger?topic=" + itemTopic},
+	}); err != nil {
+		t.Fatal(err)
+	}
 	functions := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		e, err := events.DecodeBytes(r.Header, body, r.URL.Query().Get("topic"))
@@ -80,13 +88,14 @@ func newLetterBench(t *testing.T) *letterBench {
 	return b
 }
 
-func (b *letterBench) open(t *testing.T) *deadletters.Queue {
+func (b *letterBench) open(t *testing.T, options ...option.ClientOption) *deadletters.Queue {
 	t.Helper()
-	q, err := deadletters.Open(t.Context(), deadSub, option.WithEndpoint(b.server.Addr), option.WithoutAuthentication(), option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
+	options = append(options, option.WithEndpoint(b.server.Addr), option.WithoutAuthentication(), option.WithGRPCDialOption(grpc.WithTransportCredentials(insecure.NewCredentials())))
+	q, err := deadletters.Open(t.Context(), deadSub, options...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	q.Quiet = 500 * time.Millisecond // enough for a busy machine to give what there is
+	q.Quiet = time.Second // enough for a busy machine to give what there is; the server says after half of it that there is none
 	t.Cleanup(func() {
 		if err := q.Close(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
@@ -302,6 +311,13 @@ func TestRedriveOfWhatPubSubForwarded(t *testing.T) {
 	cloudEvent.Attributes["CloudPubSubDeadLetterSourceSubscription"] = "eventarc-1"
 	disguised := forwardedItem("items", "p")
 	disguised.Attributes[deadletters.AttrReason], disguised.Attributes[deadletters.AttrEntryPoint], disguised.Attributes[deadletters.AttrPipeline] = "r", "../../x", "orders"
+	pushed := forwardedItem("pushed", "p")
+	for name, value := range map[string]string{"ce-specversion": "1.0", "ce-id": "1", "ce-type": "com.example.order", "ce-source": "/shop"} {
+		pushed.Attributes[name] = value
+	}
+	pulled := forwardedItem("items", "p")
+	pulled.Attributes = maps.Clone(pushed.Attributes)
+	pulled.Attributes["CloudPubSubDeadLetterSourceSubscription"] = "items"
 	tests := map[string]struct {
 		message *pubsub.Message
 		file    string
@@ -318,6 +334,8 @@ func TestRedriveOfWhatPubSubForwarded(t *testing.T) {
 		"a publisher's attributes like a function's":  {disguised, file(", id: string(event.data.order)", ""), RedriveRequest{}, "/PubSubTrigger pubsub:" + itemTopic + "#%s", ""},
 		"a subscription that is gone":                 {forwardedItem("gone", "p"), file(", id: string(event.data.order)", ""), RedriveRequest{}, "", "--topic"},
 		"a subscription that is gone, with --topic":   {forwardedItem("gone", "p"), file(", id: string(event.data.order)", ""), RedriveRequest{Topic: itemTopic}, "/PubSubTrigger pubsub:" + itemTopic + "#%s", ""},
+		"a CloudEvent's attributes on a plain push":   {pushed, file(", id: string(event.data.order)", ""), RedriveRequest{}, "/PubSubTrigger pubsub:" + itemTopic + "#%s", ""},
+		"a CloudEvent's attributes, on no such push":  {pulled, file(", id: string(event.data.order)", ""), RedriveRequest{}, "/EventTrigger event:/shop#1", ""},
 		"a notification of an object's change":        {notification, file("", ""), RedriveRequest{}, "/PubSubTrigger finalized:landing/a#7", ""},
 		"a CloudEvent":                                {cloudEvent, file("", ""), RedriveRequest{}, "/EventTrigger finalized:landing/a#7", ""},
 	}
@@ -389,6 +407,124 @@ func TestRedriveForAPipelineThatDoesNotWantTheEvent(t *testing.T) {
 				t.Errorf("it does not say what to try: %s", redriven[0].Error)
 			}
 		})
+	}
+}
+
+// Of an event that no pipeline had, no pipeline may want any: that is nobody's decision about it.
+func TestRedriveOfWhatNoPipelineWants(t *testing.T) {
+	own := letterOf("a")
+	delete(own.Attributes, deadletters.AttrPipeline)
+	forwarded := letterOf("a")
+	for name := range forwarded.Attributes {
+		if strings.HasPrefix(name, "penstock-") {
+			delete(forwarded.Attributes, name)
+		}
+	}
+	status := letterOf("a")
+	delete(status.Attributes, deadletters.AttrPipeline)
+	status.Attributes[deadletters.AttrEntryPoint] = "JobStatus"
+	for name, tt := range map[string]struct {
+		message   *pubsub.Message
+		force     bool
+		delivered bool
+	}{
+		"of a function":                       {own, false, false},
+		"of a function, with --force":         {own, true, true},
+		"forwarded by Pub/Sub":                {forwarded, false, false},
+		"forwarded, with --force":             {forwarded, true, true},
+		"the state of a job that is no run's": {status, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newLetterBench(t)
+			b.answer = func(string, *events.Event) (int, string) { return 200, `{"decisions":[]}` }
+			b.bury(tt.message)
+			redriven, _, err := b.Redrive(t.Context(), RedriveRequest{LetterFilter: LetterFilter{Limit: 1}, Force: tt.force})
+			if err != nil || len(redriven) != 1 || redriven[0].Delivered != tt.delivered || len(b.got) != 1 {
+				t.Fatalf("redriven %+v (%v), delivered %q", redriven, err, b.got)
+			}
+			if acks := b.server.Messages()[0].Acks; (acks == 1) != tt.delivered {
+				t.Errorf("it was acknowledged %d times", acks)
+			}
+			if !tt.delivered && !strings.Contains(redriven[0].Error, "--force") {
+				t.Errorf("it does not say what to try: %s", redriven[0].Error)
+			}
+		})
+	}
+}
+
+// Such a push is a dead letter for want of its topic, and has its message ID.
+func TestRedriveOfAPushWhoseEndpointNamedNoTopic(t *testing.T) {
+	push := deadletters.Letter{
+		Reason: "a push does not name its topic", EntryPoint: "PubSubTrigger", Header: http.Header{"Content-Type": {"application/json"}},
+		Body: []byte(`{"message":{"messageId":"5","data":"eA=="}}`),
+	}
+	text := push
+	text.Body = []byte("hello")
+	status := push
+	status.EntryPoint = "JobStatus"
+	for name, tt := range map[string]struct {
+		letter deadletters.Letter
+		topic  string
+		want   string
+	}{
+		"with --topic":             {push, itemTopic, "/PubSubTrigger pubsub:" + itemTopic + "#5"},
+		"without it":               {push, "", "/PubSubTrigger no event"},
+		"one that is no push":      {text, itemTopic, "/PubSubTrigger no event"},
+		"one that JobStatus takes": {status, itemTopic, "/JobStatus no event"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newLetterBench(t)
+			b.bury(tt.letter.Message())
+			redriven, _, err := b.Redrive(t.Context(), RedriveRequest{LetterFilter: LetterFilter{Limit: 1}, Topic: tt.topic})
+			if err != nil || len(redriven) != 1 || !redriven[0].Delivered || !slices.Equal(b.got, []string{tt.want}) {
+				t.Errorf("redriven %+v (%v), delivered %q; want %s", redriven, err, b.got, tt.want)
+			}
+		})
+	}
+}
+
+// pulls has do called in place of each pull.
+func pulls(do func(ctx context.Context, q *pubsubpb.PullRequest, answer *pubsubpb.PullResponse, pull func() error) error) option.ClientOption {
+	return option.WithGRPCDialOption(grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+		call := func() error { return invoke(ctx, method, req, reply, cc, options...) }
+		if q, ok := req.(*pubsubpb.PullRequest); ok {
+			return do(ctx, q, reply.(*pubsubpb.PullResponse), call)
+		}
+		return call()
+	}))
+}
+
+func TestASlowAnswerIsNotTakenForNone(t *testing.T) {
+	b := newLetterBench(t)
+	for i := range 3 {
+		b.bury(letterOf(fmt.Sprint(i)))
+	}
+	asked := 0
+	q := b.open(t, pulls(func(ctx context.Context, q *pubsubpb.PullRequest, _ *pubsubpb.PullResponse, pull func() error) error {
+		if asked++; asked == 1 {
+			<-ctx.Done()
+			return status.FromContextError(ctx.Err()).Err()
+		}
+		return pull()
+	}))
+	q.Quiet = 200 * time.Millisecond
+	if got, err := q.Receive(t.Context(), 3); err != nil || len(got) != 3 {
+		t.Errorf("%d letters (%v), want all", len(got), err)
+	}
+}
+
+// What never answers is asked once more, and no oftener.
+func TestASubscriptionThatNeverAnswersIsGivenUp(t *testing.T) {
+	b := newLetterBench(t)
+	var asked []int32
+	q := b.open(t, pulls(func(ctx context.Context, q *pubsubpb.PullRequest, _ *pubsubpb.PullResponse, _ func() error) error {
+		asked = append(asked, q.GetMaxMessages())
+		<-ctx.Done()
+		return status.FromContextError(ctx.Err()).Err()
+	}))
+	q.Quiet = 10 * time.Millisecond
+	if got, err := q.Receive(t.Context(), 50); err != nil || len(got) != 0 || !slices.Equal(asked, []int32{50, 1}) {
+		t.Errorf("%d letters (%v), asked for %v", len(got), err, asked)
 	}
 }
 

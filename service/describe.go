@@ -60,16 +60,17 @@ type Attempt struct {
 	Link    string `json:"link,omitempty"` // the page of its workflow in Temporal's web UI
 }
 
-// Describe says what is known of the run that ref means; see Find for what it can be. Of a closed run it reads the history
+// Describe says what is known of the run that ref means: a run ID with or without the deployment before it, the beginning of one that
+// no other has, or PIPELINE/KEY. Of a closed run it reads the history
 // alone: its worker's build may be gone, and a query would wake an instance. Of a run that Temporal has forgotten it reads the ledger,
 // where there is one.
 func (s *Service) Describe(ctx context.Context, ref string) (Description, error) {
-	id, err := s.Find(ctx, ref)
-	if errors.Is(err, ErrNotFound) && s.ledger != nil {
-		return s.archived(ctx, ref)
-	}
-	if err != nil {
+	id, archived, err := s.find(ctx, ref)
+	switch {
+	case err != nil:
 		return Description{}, err
+	case archived != nil:
+		return *archived, nil
 	}
 	return s.describe(ctx, id, "")
 }

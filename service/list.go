@@ -292,9 +292,44 @@ func (e *AmbiguousError) Error() string {
 	return text
 }
 
-// Find returns the workflow ID that a user means by ref: a run ID with or without the deployment before it, the beginning
-// of one that no other has, or PIPELINE/KEY. Its errors are ErrNotFound or an *AmbiguousError where Temporal answers.
-func (s *Service) Find(ctx context.Context, ref string) (string, error) {
+// find returns the workflow ID that a user means by ref: a run ID with or without the deployment before it, PIPELINE/KEY, or the
+// beginning of a run ID that no other has. What names a run in full means that one, also where Temporal has forgotten it: then it is
+// described as the ledger has it, where there is one. Its errors are ErrNotFound or an *AmbiguousError where Temporal and the ledger answer.
+func (s *Service) find(ctx context.Context, ref string) (id string, archived *Description, err error) {
+	id, err = s.inFull(ctx, ref)
+	if !errors.Is(err, ErrNotFound) {
+		return id, nil, err
+	}
+	unknown := err
+	if s.ledger != nil {
+		d, err := s.archived(ctx, ref)
+		if !errors.Is(err, ErrNotFound) {
+			return "", &d, err
+		}
+		unknown = err
+	}
+	id, err = s.beginning(ctx, ref)
+	if errors.Is(err, ErrNotFound) {
+		err = unknown
+	}
+	return id, nil, err
+}
+
+// findToChange is find for what changes the run. A ref that could name a run in full may be one that is forgotten: another run that
+// only begins so is named, and not taken.
+func (s *Service) findToChange(ctx context.Context, ref string) (id string, archived *Description, err error) {
+	id, archived, err = s.find(ctx, ref)
+	if err != nil || archived != nil {
+		return id, archived, err
+	}
+	if whole := s.candidates(ref); len(whole) > 0 && !slices.Contains(whole, id) {
+		return "", nil, fmt.Errorf("%w: %s; the run %s begins so: name it in full if you mean that one", ErrNotFound, ref, id)
+	}
+	return id, nil, nil
+}
+
+// inFull finds the run whose whole ID, or pipeline and key, ref is.
+func (s *Service) inFull(ctx context.Context, ref string) (string, error) {
 	for _, id := range s.candidates(ref) {
 		callCtx, cancel := call(ctx)
 		_, err := s.temporal.DescribeWorkflowExecution(callCtx, id, "")
@@ -306,6 +341,11 @@ func (s *Service) Find(ctx context.Context, ref string) (string, error) {
 			return "", fmt.Errorf("ask Temporal for workflow %s: %w", id, err)
 		}
 	}
+	return "", fmt.Errorf("%w: %s in deployment %s, namespace %s (penstock runs lists them; Temporal forgets a run when the namespace's retention has passed)", ErrNotFound, ref, s.deployment, s.namespace)
+}
+
+// beginning finds the one run whose ID begins with ref.
+func (s *Service) beginning(ctx context.Context, ref string) (string, error) {
 	prefix := s.deployment + "/" + strings.TrimPrefix(ref, s.deployment+"/")
 	const most = 10
 	found, more, err := s.list(ctx, "WorkflowId STARTS_WITH "+quoted(prefix), 5*most, func(Run) bool { return true })
@@ -320,7 +360,7 @@ func (s *Service) Find(ctx context.Context, ref string) (string, error) {
 	}
 	switch len(ids) {
 	case 0:
-		return "", fmt.Errorf("%w: %s in deployment %s, namespace %s (penstock runs lists them; Temporal forgets a run when the namespace's retention has passed)", ErrNotFound, ref, s.deployment, s.namespace)
+		return "", fmt.Errorf("%w: no run ID begins with %s", ErrNotFound, ref)
 	case 1:
 		if !more {
 			return ids[0], nil

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/penstock/penstock/ledger"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/runs"
 )
@@ -142,6 +144,65 @@ func TestCandidates(t *testing.T) {
 	} {
 		if got := s.candidates(ref); !slices.Equal(got, want) {
 			t.Errorf("candidates(%q) = %q, want %q", ref, got, want)
+		}
+	}
+}
+
+// Retrying or cancelling what only begins as the run that was named would be another run's harm.
+func TestAWholeNameMeansNoOtherRun(t *testing.T) {
+	b := newReconcileBench(t)
+	b.start("orders", "b/a.csv.gz", "e", time.Hour)
+	b.start("orders", "b/c.csv", "e", time.Hour)
+	b.start("orders", "b/c.csv.gz", "e", time.Hour)
+	const longer = "dev/orders/b/a.csv.gz"
+	archived := archive(t, "b/a.csv").ledger
+	for name, c := range map[string]struct {
+		ref     string
+		ledger  *ledger.Ledger
+		read    string // what describe takes it for; "ledger": the record of the one that is forgotten
+		changed string // what retry and cancel do; empty: they name the longer one
+	}{
+		"a run that is there":                      {"orders/b/c.csv", nil, "dev/orders/b/c.csv", "dev/orders/b/c.csv"},
+		"a forgotten run that the ledger knows":    {"orders/b/a.csv", archived, "ledger", "ledger"},
+		"its run ID":                               {"dev/orders/b/a.csv", archived, "ledger", "ledger"},
+		"a forgotten run that the ledger does not": {"orders/b/a.c", archived, longer, ""},
+		"a forgotten run, and no ledger":           {"orders/b/a.csv", nil, longer, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.ledger = c.ledger
+			check := func(what, want, id string, d *Description, err error) {
+				t.Helper()
+				switch {
+				case want == "ledger":
+					if err != nil || d == nil || d.RunID != "dev/orders/b/a.csv" || d.Source != SourceLedger {
+						t.Errorf("to %s it is %q, %+v (%v), want the ledger's record", what, id, d, err)
+					}
+				case want == "":
+					if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), longer) || id != "" {
+						t.Errorf("to %s it is %q (%v), want an error that names %s", what, id, err, longer)
+					}
+				case err != nil || d != nil || id != want:
+					t.Errorf("to %s it is %q, %+v (%v), want %s", what, id, d, err, want)
+				}
+			}
+			id, d, err := b.find(t.Context(), c.ref)
+			check("describe", c.read, id, d, err)
+			id, d, err = b.findToChange(t.Context(), c.ref)
+			check("change", c.changed, id, d, err)
+			if c.changed == "" {
+				if _, err := b.Cancel(t.Context(), c.ref, ""); !errors.Is(err, ErrNotFound) {
+					t.Errorf("cancel says %v", err)
+				}
+				if _, err := b.Retry(t.Context(), c.ref, RetryRequest{SameConfig: true}); !errors.Is(err, ErrNotFound) {
+					t.Errorf("retry says %v", err)
+				}
+			}
+		})
+	}
+	b.start("returns", "only", "e", time.Hour)
+	for _, ref := range []string{"ret", "returns", "returns/"} { // no key can be in these
+		if id, _, err := b.findToChange(t.Context(), ref); err != nil || id != "dev/returns/only" {
+			t.Errorf("%s is %q (%v), want the one run that begins so", ref, id, err)
 		}
 	}
 }

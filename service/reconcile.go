@@ -248,38 +248,53 @@ type reconciler struct {
 }
 
 // waiting is a dead letter.
-type waiting struct{ id, reason string }
+type waiting struct {
+	id, reason string
+	since      time.Time
+}
 
 // readLetters looks at the dead letters, and leaves them.
 func (r *reconciler) readLetters(ctx context.Context) (note string, err error) {
-	got, err := r.q.Queue.Receive(ctx, lookThrough)
-	released := r.q.Queue.Release(ctx, got...)
+	r.letters = map[digest]waiting{}
+	looked := 0
+	// None is wanted, so that no body is kept.
+	_, more, err := r.q.Queue.Find(ctx, 1, lookThrough, func(got *deadletters.Received) bool {
+		looked++
+		r.waits(got)
+		return false
+	})
 	var notes []string
 	switch {
-	case released != nil || refusedByQueue(err):
-		return "", fmt.Errorf("look at the dead letters: %w", errors.Join(err, released))
+	case refusedByQueue(err):
+		return "", fmt.Errorf("look at the dead letters: %w", err)
 	case err != nil:
 		notes = append(notes, "not every dead letter can be read, so an object may be called missed whose event is one: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	r.letters = make(map[digest]waiting, len(got))
-	for i := range got {
-		l := about(&got[i])
-		if l.Forwarded != nil {
-			// The event of an object's change has its identity in it, whichever topic it went through.
-			if delivery, err := got[i].Forwarded.Delivery("", l.ID); err == nil {
-				if e, err := events.DecodeBytes(delivery.Header, delivery.Body, delivery.Topic); err == nil {
-					l.Identity = e.Identity()
-				}
-			}
-		}
-		if l.Identity != "" {
-			r.letters[digestOf(l.Pipeline+"\x00"+l.Identity)] = waiting{l.ID, l.Reason}
-		}
-	}
-	if len(got) == lookThrough {
-		notes = append(notes, fmt.Sprintf("there may be more dead letters than the %d that were looked at", lookThrough))
+	if more {
+		notes = append(notes, fmt.Sprintf("there may be more dead letters than the %d that were looked at", looked))
 	}
 	return strings.Join(notes, "; "), nil
+}
+
+// waits remembers of a dead letter what it is about.
+func (r *reconciler) waits(got *deadletters.Received) {
+	l := about(got)
+	if l.Forwarded != nil {
+		// The event of an object's change has its identity in it, whichever topic it went through.
+		if delivery, err := got.Forwarded.Delivery("", l.ID); err == nil {
+			if e, err := events.DecodeBytes(delivery.Header, delivery.Body, delivery.Topic); err == nil {
+				l.Identity = e.Identity()
+			}
+		}
+	}
+	if l.Identity == "" {
+		return
+	}
+	about := digestOf(l.Pipeline + "\x00" + l.Identity)
+	if r.letters[about].since.After(l.Published) {
+		return // of several, the newest is told
+	}
+	r.letters[about] = waiting{l.ID, l.Reason, l.Published}
 }
 
 // refusedByQueue tells trouble of the subscription, which gave nothing then, from that of a letter that cannot be read.

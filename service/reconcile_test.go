@@ -12,12 +12,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"cloud.google.com/go/pubsub/v2/apiv1/pubsubpb"
 	commonpb "go.temporal.io/api/common/v1"
@@ -744,6 +746,35 @@ func TestADeadLetterIsFoundAndLeft(t *testing.T) {
 	}
 	if left := letters.left(t); len(left) != 3 {
 		t.Errorf("%d dead letters are left of 3", len(left))
+	}
+}
+
+// Bodies have up to 10 MB each, and thousands of letters are looked at.
+func TestReconcilingKeepsNoBodyOfADeadLetter(t *testing.T) {
+	b, letters := newReconcileBench(t), newLetterBench(t)
+	for i := range 150 {
+		letters.bury(letterOf(fmt.Sprint("in/", i)))
+	}
+	var bodies []weak.Pointer[byte]
+	kept := -1
+	b.request.Queue = letters.open(t, pulls(func(_ context.Context, _ *pubsubpb.PullRequest, answer *pubsubpb.PullResponse, pull func() error) error {
+		if len(bodies) == 150 { // those of the calls before this one have been looked at
+			runtime.GC()
+			kept = 0
+			for _, body := range bodies {
+				if body.Value() != nil {
+					kept++
+				}
+			}
+		}
+		err := pull()
+		for _, m := range answer.GetReceivedMessages() {
+			bodies = append(bodies, weak.Make(&m.GetMessage().Data[0]))
+		}
+		return err
+	}))
+	if got := b.reconcile(); kept != 0 || strings.Contains(strings.Join(got.Notes, "\n"), "more dead letters") {
+		t.Errorf("of 150 dead letters %d are kept; it notes %q", kept, got.Notes)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/penstock/penstock/dataflow"
 	"github.com/penstock/penstock/events"
+	"github.com/penstock/penstock/ledger"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/runs"
 )
@@ -51,12 +52,15 @@ type Retried struct {
 	Previous string           `json:"previous"`
 	Config   pipeline.Version `json:"config"`
 	Steps    []RetriedStep    `json:"steps"` // in the order of the pipelines file
+	// Notes are what a reader should know besides.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // RetriedStep is what a retry does with a step.
 type RetriedStep struct {
-	Name   string `json:"name"`
-	Action string `json:"action"` // kept, continues or runs
+	Name string `json:"name"`
+	// Action is kept, continues or runs; empty: only the worker will know, as a note says.
+	Action string `json:"action,omitempty"`
 	// Attempt is the number of the attempt that is to come or to go on; of a step that is kept, its last.
 	Attempt int `json:"attempt,omitempty"`
 }
@@ -76,14 +80,14 @@ func (e *OpenError) Error() string {
 // an attempt whose job is not known to be over goes on under its own name: so no job is launched beside another. Nothing is
 // changed unless the error is nil.
 //
-// What may only be unknown now, because the run or a workflow of its jobs is open, is an *OpenError.
+// What may only be unknown now, because the run or a workflow of its jobs is open, is an *OpenError. ref is as for Cancel.
 func (s *Service) Retry(ctx context.Context, ref string, q RetryRequest) (Retried, error) {
-	id, err := s.Find(ctx, ref)
-	if errors.Is(err, ErrNotFound) && s.ledger != nil {
-		return Retried{}, s.forgotten(ctx, ref, err)
-	}
-	if err != nil {
+	id, archived, err := s.findToChange(ctx, ref)
+	switch {
+	case err != nil:
 		return Retried{}, err
+	case archived != nil:
+		return Retried{}, forgotten(archived)
 	}
 	for {
 		p, err := s.past(ctx, id)
@@ -106,14 +110,7 @@ func (s *Service) Retry(ctx context.Context, ref string, q RetryRequest) (Retrie
 
 // forgotten says why a run cannot be retried that only the ledger knows, and what can be done. The ledger holds neither the
 // event nor the launches, so a retry would have to guess whether it runs the same thing.
-func (s *Service) forgotten(ctx context.Context, ref string, unknown error) error {
-	d, err := s.archived(ctx, ref)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return unknown
-	case err != nil:
-		return err
-	}
+func forgotten(d *Description) error {
 	text := fmt.Sprintf("retry run %s: Temporal has forgotten it, and the ledger, by which it ended as %s at %s, keeps neither its event nor what it launched; ", d.RunID, d.Outcome, d.Ended.UTC().Format(time.RFC3339))
 	if bucket, name, _, ok := finalized(d.Identity); ok {
 		text += fmt.Sprintf("write its object gs://%s/%s anew, which is a new event and so a new run", bucket, name)
@@ -138,6 +135,7 @@ func (s *Service) closed(ctx context.Context, id string) error {
 
 // again starts the next execution of a run that is over.
 func (s *Service) again(ctx context.Context, p *past, q RetryRequest) (Retried, error) {
+	notes := s.learn(ctx, p)
 	in, steps, err := p.next(q)
 	if err != nil {
 		return Retried{}, fmt.Errorf("retry run %s: %w", p.run.RunID, err)
@@ -169,7 +167,40 @@ func (s *Service) again(ctx context.Context, p *past, q RetryRequest) (Retried, 
 	case err != nil:
 		return Retried{}, fmt.Errorf("retry run %s: start it: %w", p.run.RunID, err)
 	}
-	return Retried{RunID: p.run.RunID, Execution: started.GetRunID(), Previous: p.run.Execution, Config: in.Config, Steps: steps}, nil
+	return Retried{RunID: p.run.RunID, Execution: started.GetRunID(), Previous: p.run.Execution, Config: in.Config, Steps: steps, Notes: notes}, nil
+}
+
+// learn asks the ledger what the run left that has the key, where the one that is retried found it taken: the worker goes on from that
+// once it has the key in that one's place. The notes say where it cannot be known here.
+func (s *Service) learn(ctx context.Context, p *past) (notes []string) {
+	if p.taken == nil {
+		return nil
+	}
+	unknown := func(why string) []string {
+		p.unknown = true
+		return []string{"which steps are kept, and with which attempts the others go on, the worker takes from the record of the run that has the key: " + why}
+	}
+	if s.ledger == nil {
+		return unknown("no ledger is known here (PENSTOCK_LEDGER)")
+	}
+	ctx, cancel := call(ctx)
+	defer cancel()
+	entry, err := s.ledger.Read(ctx, p.input.Deployment, p.input.Pipeline, p.input.Key)
+	if err == nil && entry.Record == nil && entry.Claim.LastRecord != "" {
+		var record ledger.Record // of one that had the key before
+		record, err = s.ledger.Record(ctx, p.input.Deployment, p.input.Pipeline, p.input.Key, entry.Claim.LastRecord)
+		entry.Record = &record
+	}
+	switch {
+	case err != nil && !errors.Is(err, ledger.ErrNotFound):
+		return unknown(fmt.Sprintf("the ledger %s does not tell of it: %v", s.ledger, err))
+	case err == nil && entry.Record != nil:
+		p.known, p.retried = map[string]runs.StepResult{}, entry.Record.Chain == p.chain
+		for _, step := range entry.Record.Steps {
+			p.known[step.Name] = step
+		}
+	}
+	return nil
 }
 
 // past is what the executions of a run so far have left.
@@ -183,6 +214,10 @@ type past struct {
 	// doubtful are the steps whose last attempt may have a job that is not over.
 	doubtful map[string]bool
 	open     []string // workflow IDs
+	// known is what the ledger says of each step of the run that has the key, and retried that it says so of the one whose place the
+	// retry takes; unknown says that it cannot be asked.
+	known            map[string]runs.StepResult
+	retried, unknown bool
 }
 
 // past reads the newest execution of a run, and what its jobs' workflows have to add.
@@ -394,12 +429,14 @@ func (p *past) next(q RetryRequest) (runs.RunInput, []RetriedStep, error) {
 	idle := true
 	for i := range in.Steps {
 		step := RetriedStep{Name: in.Steps[i].Name, Action: StepRuns, Attempt: 1}
-		earlier := in.Earlier[step.Name]
+		earlier := p.goesOn(step.Name, in.Earlier[step.Name])
 		last, begun := earlier.Last()
 		switch {
+		case p.unknown:
+			step.Action, step.Attempt = "", 0
 		case earlier.Outcome == runs.OutcomeSucceeded:
 			step.Action, step.Attempt = StepKept, last.Attempt
-		case begun && over(last):
+		case begun && last.JobID != "" && dataflow.State(last.State).Terminal(): // the state of one that is not over was taken away
 			if step.Attempt = last.Attempt + 1; step.Attempt > runs.MaxAttempt {
 				return in, nil, fmt.Errorf("step %s has used up its %d attempts", step.Name, runs.MaxAttempt)
 			}
@@ -413,6 +450,20 @@ func (p *past) next(q RetryRequest) (runs.RunInput, []RetriedStep, error) {
 		return in, nil, errors.New("every step is finished, so there is nothing to run again; --from STEP begins again at one")
 	}
 	return in, steps, nil
+}
+
+// goesOn is what a step begins with at the worker, which takes from the ledger what the run's input does not know.
+func (p *past) goesOn(name string, step runs.StepResult) runs.StepResult {
+	last, ok := p.known[name].Last()
+	known, begun := step.Last()
+	if !ok || begun && known.Attempt >= last.Attempt {
+		return step
+	}
+	if p.retried && !begun && step.Outcome != runs.OutcomePending && p.known[name].Outcome == runs.OutcomeSucceeded {
+		step.Outcome = runs.OutcomeSucceeded
+	}
+	step.Attempts = append(slices.Clip(step.Attempts), last)
+	return step
 }
 
 // render makes the plan anew from the current pipelines file and the event.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
@@ -19,6 +20,7 @@ import (
 	"go.temporal.io/sdk/converter"
 
 	"github.com/penstock/penstock/events"
+	"github.com/penstock/penstock/ledger"
 	"github.com/penstock/penstock/pipeline"
 	"github.com/penstock/penstock/runs"
 )
@@ -131,6 +133,16 @@ func (b *retryBench) failed(steps ...runs.StepResult) {
 			WorkflowExecutionFailedEventAttributes: &historypb.WorkflowExecutionFailedEventAttributes{Failure: &failurepb.Failure{
 				FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: &failurepb.ApplicationFailureInfo{Details: b.payloads(result)}},
 			}},
+		}},
+	}}
+}
+
+// taken ends the run as one that launched nothing.
+func (b *retryBench) taken(result runs.RunResult) {
+	b.workflows[retriedRun] = &kept{status: enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED, kind: runs.TypeRun, events: []*historypb.HistoryEvent{
+		b.begun(runs.TypeRun, b.input),
+		{EventType: enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, Attributes: &historypb.HistoryEvent_WorkflowExecutionCompletedEventAttributes{
+			WorkflowExecutionCompletedEventAttributes: &historypb.WorkflowExecutionCompletedEventAttributes{Result: b.payloads(result)},
 		}},
 	}}
 }
@@ -309,18 +321,85 @@ func TestRetryOfARunThatFoundItsKeyTaken(t *testing.T) {
 			b := newRetryBench(t)
 			result := runs.RunResult{Version: 1, Outcome: runs.OutcomeDuplicate, Steps: []runs.StepResult{{Name: "clean", Outcome: runs.OutcomeSkipped}, {Name: "load", Outcome: runs.OutcomeSkipped}},
 				Taken: &runs.Taken{RunID: retriedRun, Chain: "holder", OfferRetry: offered, Reason: "it has it"}}
-			b.workflows[retriedRun] = &kept{status: enumspb.WORKFLOW_EXECUTION_STATUS_COMPLETED, kind: runs.TypeRun, events: []*historypb.HistoryEvent{
-				b.begun(runs.TypeRun, b.input),
-				{EventType: enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, Attributes: &historypb.HistoryEvent_WorkflowExecutionCompletedEventAttributes{
-					WorkflowExecutionCompletedEventAttributes: &historypb.WorkflowExecutionCompletedEventAttributes{Result: b.payloads(result)},
-				}},
-			}}
+			b.taken(result)
 			r, err := b.Retry(t.Context(), retriedRun, RetryRequest{SameConfig: true})
 			if (err == nil) != offered || (b.started != nil) != offered {
 				t.Fatalf("retried: %+v (%v)", r, err)
 			}
 			if offered && b.keeper.input.Retries != "holder" {
 				t.Errorf("it takes over the claim of %q, want the holder's", b.keeper.input.Retries)
+			}
+		})
+	}
+}
+
+// The worker goes on from what the run left that has the key: what a retry says of its steps must be that.
+func TestRetryOfARunThatFoundItsKeyTakenSaysWhatTheWorkerWillDo(t *testing.T) {
+	known := []runs.StepResult{
+		{Name: "clean", Outcome: runs.OutcomeSucceeded, Attempts: []runs.JobResult{done(1)}},
+		{Name: "load", Outcome: runs.OutcomeFailed, Attempts: []runs.JobResult{failedJob(1), failedJob(2)}},
+	}
+	open := []runs.StepResult{{Name: "clean", Outcome: runs.OutcomeTimedOut, Attempts: []runs.JobResult{{Version: 1, Attempt: 3, JobID: "x", State: "JOB_STATE_RUNNING", Outcome: runs.OutcomeTimedOut}}}}
+	for name, c := range map[string]struct {
+		record []runs.StepResult // that the holder left; nil: none
+		before bool              // the record is that of one which had the key before it
+		from   string
+		none   bool // no ledger is known
+		want   string
+	}{
+		"its record":               {known, false, "", false, "clean kept 1, load runs 3"},
+		"its record, from a step":  {known, false, "clean", false, "clean runs 2, load runs 3"},
+		"an attempt that goes on":  {open, false, "", false, "clean continues 3, load runs 1"},
+		"the record of an earlier": {known, true, "", false, "clean runs 2, load runs 3"},
+		"it left none":             {nil, false, "", false, "clean runs 1, load runs 1"},
+		"the ledger is not known":  {nil, false, "", true, "clean  0, load  0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newRetryBench(t)
+			skipped := []runs.StepResult{{Name: "clean", Outcome: runs.OutcomeSkipped}, {Name: "load", Outcome: runs.OutcomeSkipped}}
+			b.taken(runs.RunResult{Version: 1, Outcome: runs.OutcomeDuplicate, Steps: skipped, Taken: &runs.Taken{RunID: retriedRun, Chain: "holder", OfferRetry: true, Reason: "it has it"}})
+			if !c.none {
+				l, err := ledger.Open(t.Context(), t.TempDir())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = l.Close() })
+				b.ledger = l
+				at := time.Date(2026, 3, 1, 6, 0, 0, 0, time.UTC)
+				claim := ledger.Claim{Deployment: "prod", Pipeline: "orders", Key: "k", RunID: retriedRun, Chain: "holder", Identity: "event:e", At: at}
+				record := ledger.Record{Deployment: "prod", Pipeline: "orders", Key: "k", RunID: retriedRun, Chain: "holder", Execution: "holder", Identity: "event:e", Decision: "started", Outcome: runs.OutcomeFailed, Started: at, Ended: at.Add(time.Hour), Steps: c.record}
+				if c.before {
+					claim.Chain, record.Chain, record.Execution = "before", "before", "before"
+				}
+				if _, err := l.Claim(t.Context(), claim); err != nil {
+					t.Fatal(err)
+				}
+				if c.record != nil {
+					if err := l.Finish(t.Context(), record); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if c.before {
+					seen, err := l.Read(t.Context(), "prod", "orders", "k")
+					if err != nil {
+						t.Fatal(err)
+					}
+					claim.Chain = "holder"
+					if _, err := l.TakeOver(t.Context(), seen, claim); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			r, err := b.Retry(t.Context(), retriedRun, RetryRequest{SameConfig: true, From: c.from})
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantSteps(t, r, c.want)
+			if (len(r.Notes) > 0) != c.none {
+				t.Errorf("it notes %q", r.Notes)
+			}
+			if last, begun := b.keeper.input.Earlier["load"].Last(); begun {
+				t.Errorf("the input has attempt %d of a step, which is the ledger's to tell", last.Attempt)
 			}
 		})
 	}

@@ -62,8 +62,8 @@ var lifecycleMutants = []Mutant{
 	{
 		Name:    "dead-letters-dropped",
 		Removes: "the dead letter of an event that nothing can be done with", Program: "functions", File: "functions/deadletter.go",
-		Old:      `	if err := r.publish(ctx, m); err != nil {`,
-		New:      `	if err := ctx.Err(); err != nil {`,
+		Old:      `		if err := r.publish(ctx, d.letter); err != nil {`,
+		New:      `		if err := ctx.Err(); err != nil {`,
 		Scenario: "redrive-twice", Size: Short, Invariant: "I2", Says: "went to the dead-letter topic, which does not have it",
 	},
 }

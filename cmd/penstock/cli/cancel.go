@@ -32,7 +32,8 @@ func (a *app) cancelCommand() *cobra.Command {
 		Long: `Ask for runs to be cancelled. Their batch jobs are cancelled, their streaming jobs
 drained; a run is over once its jobs are. A run that is over cannot be cancelled.
 
-RUN is as for describe.`,
+RUN is as for describe, but for the beginning of a run ID: what could be a whole
+PIPELINE/KEY is not taken for one.`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	deployment := a.flagDeployment(cmd)

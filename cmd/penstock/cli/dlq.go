@@ -198,16 +198,19 @@ again only where every pipeline that wants it tells messages apart by a payload 
 with --force. The pipelines files here have to be those of the functions for that.
 
 An event that the pipeline of its dead letter does not want any more, such as one that was
-renamed, stays a dead letter. With --force it goes to all pipelines that want it, and is
-taken away even if none does.`,
+renamed, stays a dead letter, and so does one of no pipeline that none wants. With --force
+it goes to all pipelines that want it, and is taken away even if none does.
+
+A push whose endpoint names no topic does not decode, and is a dead letter for that. Name
+its topic with --topic.`,
 		Example: "  penstock dlq redrive --pipeline orders",
 	}
 	subscription := a.flagSubscription(cmd)
 	flagLetters(cmd, &q.LetterFilter)
 	flags := cmd.Flags()
 	flags.BoolVar(&all, "all", false, "all that the limit allows")
-	flags.BoolVar(&q.Force, "force", false, "also an event whose identity was lost, or whose pipeline does not want it any more: it may run once more")
-	flags.StringVar(&q.Topic, "topic", "", "topic of the plain messages that Pub/Sub forwarded, projects/P/topics/T (default: asked of their subscription)")
+	flags.BoolVar(&q.Force, "force", false, "also an event whose identity was lost, or that its pipeline, or any, does not want: it may run once more")
+	flags.StringVar(&q.Topic, "topic", "", "topic of plain messages, projects/P/topics/T: of those that Pub/Sub forwarded (default: asked of their subscription), and of pushes whose endpoint named none")
 	flags.StringVar(&folder, "pipelines", "", "folder of pipelines files that the functions have (default $PENSTOCK_PIPELINES, else pipelines)")
 	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
 		switch ways := len(ids) > 0; {

@@ -194,3 +194,11 @@ func TestTimes(t *testing.T) {
 		}
 	}
 }
+
+func TestARetrySaysWhatItDoesNotKnow(t *testing.T) {
+	a, out := screen(t, 0, "", nil)
+	a.printRetried(service.Retried{RunID: "prod/orders/eu", Steps: []service.RetriedStep{{Name: "clean", Action: service.StepKept, Attempt: 1}, {Name: "load"}}, Notes: []string{"the worker knows"}})
+	if text := out.String(); !strings.Contains(text, "clean is finished") || strings.Contains(text, "load") || !strings.Contains(text, "the worker knows") {
+		t.Errorf("got\n%s", text)
+	}
+}

@@ -26,7 +26,8 @@ It runs by the current pipelines file, or with --same-config as it was. A file t
 changed since is filled in from the event again. Runs of object changes keep theirs; of
 others it is taken from --event, in the forms that explain takes.
 
-RUN is as for describe.`,
+RUN is as for describe, but for the beginning of a run ID: what could be a whole
+PIPELINE/KEY is not taken for one.`,
 		Example: "  penstock retry orders/eu --from load",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -101,7 +102,12 @@ func (a *app) printRetried(r service.Retried) {
 			text, colour = "is finished, and kept", dim
 		case service.StepContinues:
 			text = fmt.Sprintf("attempt %d goes on", s.Attempt)
+		case "":
+			continue // a note says why it is not known
 		}
 		a.out.printf("  %s %s\n", clean(s.Name), a.out.paint(colour, text))
+	}
+	for _, n := range r.Notes {
+		a.field("  ", "note", n)
 	}
 }
