@@ -148,12 +148,7 @@ func TestResetToTheBeginningAndCancelledAtOnce(t *testing.T) {
 			jobs := map[string]int{"only": len(shared.Jobs.of(r.object))}
 			r.reset(t, enumspb.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
 			r.cancel(t)
-			res := r.result(t)
-			last, _ := res.Steps[0].Last()
-			if res.Outcome != runs.OutcomeCancelled || last.JobID != job.JobID || !job.over() {
-				t.Errorf("the job is over: %t; the run: %+v", job.over(), res)
-			}
-			r.wantJobs(t, jobs)
+			r.wantStopped(t, job, jobs)
 			keep(t, r, "reset-and-cancelled-at-once")
 		})
 	}
@@ -178,15 +173,22 @@ func TestResetAndCancelledDuringABackOff(t *testing.T) {
 				return strings.Contains(r.state(t).Steps[0].Waiting, "the back-off")
 			})
 			r.cancel(t)
-			res := r.result(t)
-			last, _ := res.Steps[0].Last()
-			if res.Outcome != runs.OutcomeCancelled || last.JobID != job.JobID || !job.over() {
-				t.Errorf("the job is over: %t; the run: %+v", job.over(), res)
-			}
-			r.wantJobs(t, jobs)
+			r.wantStopped(t, job, jobs)
 			keep(t, r, name)
 		})
 	}
+}
+
+// wantStopped waits for the end of a cancelled run, which ends the job and names it; its steps
+// have so many jobs.
+func (r *run) wantStopped(t *testing.T, job *heldJob, jobs map[string]int) {
+	t.Helper()
+	res := r.result(t)
+	last, _ := res.Steps[0].Last()
+	if res.Outcome != runs.OutcomeCancelled || last.JobID != job.JobID || !job.over() {
+		t.Errorf("the job is over: %t; the run: %+v", job.over(), res)
+	}
+	r.wantJobs(t, jobs)
 }
 
 // execution is the run ID of a workflow's newest execution.

@@ -46,13 +46,7 @@ func TestLostEndsAreFoundByOneList(t *testing.T) {
 		job.awaitEnd(t)
 	}
 	before := b.Calls.lists()
-	for i, r := range all {
-		ask := runs.SweepAsk{JobID: jobs[i].JobID, JobName: jobs[i].JobName, RunID: r.id, State: "JOB_STATE_RUNNING", Watched: true}
-		if err := runs.AskForSweep(t.Context(), b.Client, place, ask); err != nil {
-			t.Fatal(err)
-		}
-	}
-	swept := b.awaitSweep(t)
+	swept := b.sweepFor(t, all, jobs)
 	keepHistory(t, b, sweepID, "", "news.sweep")
 	if n := b.Calls.lists() - before; n != 1 || swept.Lists != 1 || swept.Asked != len(all) || swept.Suspects != 0 {
 		t.Errorf("%d lists; the sweep: %+v", n, swept)
@@ -104,13 +98,7 @@ func TestASweepStepsOverAJobThatItCannotLookAt(t *testing.T) {
 		}
 		return nil
 	})
-	for i, r := range all {
-		ask := runs.SweepAsk{JobID: jobs[i].JobID, JobName: jobs[i].JobName, RunID: r.id, State: "JOB_STATE_RUNNING", Watched: true}
-		if err := runs.AskForSweep(t.Context(), b.Client, place, ask); err != nil {
-			t.Fatal(err)
-		}
-	}
-	swept := b.awaitSweep(t)
+	swept := b.sweepFor(t, all, jobs)
 	keepHistory(t, b, sweepID, "", "stepped-over.sweep")
 	if swept.Looked != 3 || swept.Signalled != 3 || swept.Error != "" || swept.Unseen != 0 {
 		t.Errorf("the sweep: %+v", swept)
@@ -290,6 +278,19 @@ func TestOrphans(t *testing.T) {
 // sweepsSoon shortens the sweep's waits.
 func sweepsSoon(o *stack.Options) {
 	o.Env = append(o.Env, "PENSTOCK_ORPHAN_RECHECK=3s", "PENSTOCK_SWEEP_GATHER=2s")
+}
+
+// sweepFor has the workflow of each run's job ask for news, which it takes to run still, and
+// waits for the end of the sweep.
+func (b *bench) sweepFor(t *testing.T, all []*run, jobs []*heldJob) runs.SweepResult {
+	t.Helper()
+	for i, r := range all {
+		ask := runs.SweepAsk{JobID: jobs[i].JobID, JobName: jobs[i].JobName, RunID: r.id, State: "JOB_STATE_RUNNING", Watched: true}
+		if err := runs.AskForSweep(t.Context(), b.Client, place, ask); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.awaitSweep(t)
 }
 
 // awaitSweep waits for the end of the open sweep and gives its result.
